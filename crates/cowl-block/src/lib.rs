@@ -1,0 +1,12 @@
+//! Guest side of cowl: what an image looks like to whoever uses it.
+//!
+//! [`BlockDevice`] is spoken by every server and tool; the qcow2 engine and the raw format implement it.
+#![forbid(unsafe_code)]
+
+mod device;
+mod error;
+mod extent;
+
+pub use device::{BlockDevice, DeviceResult, ZeroRequest};
+pub use error::BlockError;
+pub use extent::{Extent, ExtentKind};

@@ -1,0 +1,3 @@
+//! The `cowl` command.
+
+fn main() {}

@@ -1,0 +1,20 @@
+//! Host side of cowl: files, block devices and memory behind one trait.
+//!
+//! [`Storage`] is what the engine reads and writes. Drivers implement it ([`FileStorage`],
+//! `UringStorage`, `MemoryStorage`), layers wrap it (trace, fault, read-only). All system calls of the
+//! project are made in this crate.
+//!
+//! Invariant: every I/O names its [`Purpose`], so that faults, traces and tests can address it.
+#![deny(unsafe_code)]
+
+mod buffer;
+mod error;
+mod purpose;
+mod storage;
+
+pub use buffer::IoBuffer;
+pub use error::{Operation, StorageError};
+pub use purpose::Purpose;
+pub use storage::{
+    Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
+};
