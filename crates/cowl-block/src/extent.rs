@@ -20,7 +20,10 @@ pub enum ExtentKind {
         host: Option<HostOffset>,
     },
     /// In no layer of the chain: reads as zeros.
-    Unallocated,
+    Unallocated {
+        /// The host space reserved for the run, if any (a subcluster without data).
+        host: Option<HostOffset>,
+    },
 }
 
 /// A run of guest bytes stored alike, in one layer.
@@ -42,7 +45,7 @@ impl Extent {
     #[must_use]
     pub fn reads_as_zero(&self) -> bool {
         match self.kind {
-            ExtentKind::Zero { .. } | ExtentKind::Unallocated => true,
+            ExtentKind::Zero { .. } | ExtentKind::Unallocated { .. } => true,
             ExtentKind::Data { hole, .. } => hole,
             ExtentKind::Compressed => false,
         }
