@@ -5,3 +5,4 @@ mod common;
 mod steps;
 
 mod file;
+mod memory;
