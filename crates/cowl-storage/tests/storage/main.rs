@@ -1,0 +1,8 @@
+//! The drivers and layers of `cowl-storage`, seen from outside.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+mod steps;
+
+mod file;
+mod memory;
