@@ -50,4 +50,22 @@ impl Extent {
             ExtentKind::Compressed => false,
         }
     }
+
+    /// Whether `next`, the extent behind this one, is stored alike and right behind it.
+    #[must_use]
+    pub fn is_continued_by(&self, next: &Self) -> bool {
+        let behind = |host: Option<HostOffset>| host.map(|host| host + self.length);
+        let stored_behind = match (self.kind, next.kind) {
+            (ExtentKind::Data { host, hole }, ExtentKind::Data { host: other, hole: next }) => {
+                hole == next && behind(host) == other
+            }
+            (ExtentKind::Zero { host }, ExtentKind::Zero { host: other })
+            | (ExtentKind::Unallocated { host }, ExtentKind::Unallocated { host: other }) => {
+                behind(host) == other
+            }
+            (ExtentKind::Compressed, ExtentKind::Compressed) => true,
+            _ => false,
+        };
+        stored_behind && self.depth == next.depth && self.start + self.length == next.start
+    }
 }
