@@ -5,4 +5,5 @@ mod common;
 mod steps;
 
 mod file;
+mod layers;
 mod memory;
