@@ -18,6 +18,6 @@ mod storage;
 mod transfer;
 
 pub(crate) use barrier::Barriers;
-pub(crate) use open_file::{FileKind, OpenFile};
+pub(crate) use open_file::{FileKind, OpenFile, join};
 pub use options::{Access, Caching, Existence, FileOptions};
 pub use storage::FileStorage;
