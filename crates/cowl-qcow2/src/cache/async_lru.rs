@@ -200,13 +200,22 @@ where
         }
     }
 
+    /// Brings the weight below the limit. Whoever finds an eviction under way leaves the work to it; it
+    /// looks again after it has let go, so nobody's load is forgotten.
     fn evict(&self) {
-        if self.weight() <= self.weight_max {
-            return;
+        while self.weight_max < self.weight() {
+            let Some(one_at_a_time) = self.eviction.try_lock() else { return };
+            let evicted = self.evict_oldest();
+            drop(one_at_a_time);
+            // What is still over the limit then is in use elsewhere, and goes with its last user.
+            if evicted == 0 {
+                return;
+            }
         }
-        let Some(_one_at_a_time) = self.eviction.try_lock() else {
-            return;
-        };
+    }
+
+    /// Evicts down to seven eighths of the limit; returns how many went.
+    fn evict_oldest(&self) -> usize {
         let map = self.map.pin();
         let mut entries: Vec<(u64, K)> = map
             .iter()
@@ -219,14 +228,17 @@ where
         let target = self.weight_max - self.weight_max / 8;
         // Counted here: a value still in use elsewhere is freed later.
         let mut weight = self.weight();
+        let mut evicted = 0;
         for (_, key) in entries {
             if weight <= target {
                 break;
             }
             if let Some(value) = map.remove(&key).and_then(|entry| entry.value.get()) {
                 weight = weight.saturating_sub(B::charge(value).bytes());
+                evicted += 1;
             }
         }
+        evicted
     }
 }
 

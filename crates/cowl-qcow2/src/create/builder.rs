@@ -67,7 +67,10 @@ impl<S: Storage> Builder<S> {
         let first_block = 1 + u64::from(table_clusters);
         header.refcount_table_offset = start(1);
         header.refcount_table_clusters = table_clusters;
-        header.l1_offset = start(first_block + 1);
+        // An empty disk has no L1 table, and QEMU says so by naming none.
+        if 0 < header.l1_entries {
+            header.l1_offset = start(first_block + 1);
+        }
         // The header has to fit now, not after gigabytes were written.
         header.encode().ok_or(CreateError::HeaderTooLarge)?;
         let first_free = HostCluster::new(first_block + 1 + l1_clusters);
