@@ -4,6 +4,11 @@
 //! tasks meanwhile. What has no request (zeroing, discarding, changing the length) or needs several steps
 //! under a lock (unaligned `O_DIRECT` writes) runs on the worker threads of the runtime.
 //!
+//! `try_read` takes what the page cache has (`RWF_NOWAIT`). Measured, random 4 KiB, hot: 1050 k reads a
+//! second instead of 520 k one at a time, and 1065 k instead of 818 k at depth 32; cold at depth 32 it costs
+//! nothing that can be seen (71 k instead of 54 k). A task that finds everything there never waits, so it
+//! has to yield now and then by itself.
+//!
 //! The storage is `Send + Sync` and belongs to no thread: each request goes to the ring of the thread
 //! that makes it. The futures stay on that thread.
 //!

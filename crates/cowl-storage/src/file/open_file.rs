@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_lock::{RwLock, RwLockReadGuard};
@@ -98,6 +99,10 @@ impl OpenFile {
 
     /// Exchanges the image lock for another, or keeps it where that one cannot be had.
     pub(crate) fn change_lock(&self, wanted: LockMode) -> Result<(), StorageError> {
+        // Everybody may write to /dev/null at once.
+        if self.kind == FileKind::Character {
+            return Ok(());
+        }
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         lock::change(self.fd(), &self.path, self.identity, *held, wanted)?;
         *held = wanted;
@@ -147,6 +152,21 @@ impl OpenFile {
     #[inline]
     pub(crate) fn read_aligned(&self, at: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
         transfer::read(self.fd(), at, bytes, self.capabilities.io_alignment)
+    }
+
+    /// Fills `bytes` from `at` if that needs no waiting.
+    #[inline]
+    pub(crate) fn read_cached(&self, at: u64, bytes: &mut [u8]) -> Option<Result<usize, Errno>> {
+        if self.direct.is_some() || self.refused.read_cached.load(Ordering::Relaxed) {
+            return None;
+        }
+        match transfer::read_cached(self.fd(), at, bytes) {
+            Some(Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)) => {
+                self.refused.read_cached.store(true, Ordering::Relaxed);
+                None
+            }
+            result => result,
+        }
     }
 
     /// Writes `bytes` at `at`, through a bounce where needed.

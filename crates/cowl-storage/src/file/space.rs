@@ -35,6 +35,7 @@ const PUNCHING: [u64; 8] = [
 pub(super) struct Refused {
     punch: AtomicBool,
     zero_range: AtomicBool,
+    pub(super) read_cached: AtomicBool,
 }
 
 /// Whether the file system is known to punch holes.

@@ -262,6 +262,13 @@ fn two_writers_in_one_process_exclude_each_other() {
 }
 
 #[test]
+fn a_character_device_is_not_locked() {
+    let options = FileOptions { existence: Existence::MustExist, ..FileOptions::create() };
+    let _first = FileStorage::open("/dev/null", options).unwrap();
+    FileStorage::open("/dev/null", options).unwrap();
+}
+
+#[test]
 fn a_lock_that_cannot_be_raised_stays_what_it_was() {
     let scratch = scratch();
     std::fs::write(&scratch.path, b"content").unwrap();
