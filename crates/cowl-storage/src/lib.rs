@@ -14,6 +14,7 @@ mod layers;
 mod lock;
 mod memory;
 mod purpose;
+mod replacement;
 mod storage;
 mod sys;
 mod uring;
@@ -27,6 +28,7 @@ pub use layers::{
 pub use lock::{LockConflict, LockHolder, LockMode, Permission};
 pub use memory::MemoryStorage;
 pub use purpose::Purpose;
+pub use replacement::{Durability, Replacement};
 pub use storage::{
     Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };
