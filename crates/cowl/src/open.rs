@@ -87,7 +87,8 @@ impl OpenOptions {
         }
     }
 
-    /// For images from strangers: nothing is followed, and mappings past the end of the file are errors.
+    /// For images from strangers: nothing is followed, and mappings past the end of the file are
+    /// errors.
     #[must_use]
     pub fn untrusted() -> Self {
         Self { follow: Follow::Nothing, beyond_end: BeyondEnd::Refuse, ..Self::local() }
@@ -314,7 +315,8 @@ impl<O: StorageOpener> Opening<'_, O> {
     }
 }
 
-/// A name from an image must not lead to a device, a pipe or a socket: opening alone can have effects.
+/// A name from an image must not lead to a device, a pipe or a socket: opening alone can have
+/// effects.
 fn refuse_special_file(image: &Path, path: &Path, role: &'static str) -> Result<(), Error> {
     // A file that is not there fails when it is opened, with the system's own error.
     let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };

@@ -1,6 +1,8 @@
-//! An open host file and what was learnt about it at open: shared by the drivers that read and write it.
+//! An open host file and what was learnt about it at open: shared by the drivers that read and
+//! write it.
 //!
-//! Functions here are the bare operations and return the bare errno; the drivers add what, where and why.
+//! Functions here are the bare operations and return the bare errno; the drivers add what, where
+//! and why.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -45,7 +47,8 @@ pub(crate) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Opens, checks the kind, takes the lock, and only then empties the file if that was asked for.
+    /// Opens, checks the kind, takes the lock, and only then empties the file if that was asked
+    /// for.
     pub(crate) fn open(path: &Path, options: FileOptions) -> Result<Self, StorageError> {
         let fail = |operation: Operation| {
             move |errno: Errno| StorageError::new(path, operation, None, None, errno.into())

@@ -31,8 +31,9 @@ impl Compressor {
 
     /// Compresses `cluster`; `None` when that saves nothing.
     pub(super) fn compress(&mut self, cluster: &[u8]) -> Result<Option<Vec<u8>>, ConvertError> {
-        // Room for the longest stream there can be, so that every stream ends: a context that is reset
-        // in the middle of one is a path that the library's other users do not take, and it has panicked.
+        // Room for the longest stream there can be, so that every stream ends: a context that is
+        // reset in the middle of one is a path that the library's other users do not take, and it
+        // has panicked.
         let mut stream = vec![0; cluster.len() + cluster.len() / 8 + 64];
         let length = match self {
             Self::Zlib(context) => deflate(context, cluster, &mut stream)?,

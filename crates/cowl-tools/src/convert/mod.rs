@@ -1,10 +1,10 @@
 //! `convert`: copy the content of disks into a new image.
 //!
-//!   sources -> work queue (skips what is zero) -> workers: read, find zeros, compress -> sink -> commit
+//!   sources -> work queue (skips zeros) -> workers (read, compress) -> sink -> commit
 //!
-//! Workers are threads that read and write on their own; the sink hands out host space. The target is
-//! written under a temporary name, made durable and renamed, so an error at any point, the last flush
-//! included, leaves nothing under the target's name that was not there before.
+//! Workers are threads that read and write on their own; the sink hands out host space. The target
+//! is written under a temporary name, made durable and renamed, so an error at any point, the last
+//! flush included, leaves nothing under the target's name that was not there before.
 
 mod compress;
 mod options;

@@ -51,7 +51,8 @@ pub struct ConvertOptions {
     pub existing: ExistingTarget,
     /// Whether clusters are compressed.
     pub compress: bool,
-    /// Copy only what the source's own top layer has; the rest comes from the target's backing file.
+    /// Copy only what the source's own top layer has; the rest comes from the target's backing
+    /// file.
     pub only_top_layer: bool,
     /// How zeros are found.
     pub zeros: ZeroDetection,
@@ -123,7 +124,8 @@ pub struct ConvertReport {
     pub salvaged: Vec<Salvaged>,
 }
 
-/// Why a copy failed. The target's name is as it was before, except with [`ExistingTarget::Overwrite`].
+/// Why a copy failed. The target's name is as it was before, except with
+/// [`ExistingTarget::Overwrite`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {

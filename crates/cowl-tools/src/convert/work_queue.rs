@@ -1,7 +1,8 @@
 //! What is to be copied next, for any number of workers.
 //!
-//! The queue walks the sources' extents in order and hands out units that hold data. Stretches that read
-//! as zeros, or that the target's backing file provides, never reach a worker, however long they are.
+//! The queue walks the sources' extents in order and hands out units that hold data. Stretches that
+//! read as zeros, or that the target's backing file provides, never reach a worker, however long
+//! they are.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +16,8 @@ use crate::convert::options::{ConvertError, ConvertOptions, ZeroDetection};
 use crate::convert::sink::Sink;
 use crate::convert::source::Source;
 
-/// Bytes of a unit, unless a cluster is larger: enough to amortise a system call, little enough to keep
-/// all workers busy to the end.
+/// Bytes of a unit, unless a cluster is larger: enough to amortise a system call, little enough to
+/// keep all workers busy to the end.
 const UNIT_BYTES: u64 = 1 << 20;
 
 /// A unit of work.
