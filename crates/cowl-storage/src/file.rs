@@ -19,5 +19,5 @@ mod transfer;
 
 pub(crate) use barrier::Barriers;
 pub(crate) use open_file::{FileKind, OpenFile, join};
-pub use options::{Access, Caching, Existence, FileOptions};
+pub use options::{Access, Caching, Existence, FileKinds, FileOptions};
 pub use storage::FileStorage;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tempfile::TempPath;
 
 use crate::{
-    Access, Caching, Existence, FileOptions, FileStorage, LockMode, Operation, Purpose, Storage,
-    StorageError,
+    Access, Caching, Existence, FileKinds, FileOptions, FileStorage, LockMode, Operation, Purpose,
+    Storage, StorageError,
 };
 
 /// A file under a temporary name.
@@ -59,6 +59,7 @@ impl Replacement {
             access: Access::ReadWrite,
             existence: Existence::MustBeNew,
             caching,
+            kinds: FileKinds::RegularOnly,
             lock: LockMode::Create,
         };
         // The mode of any new file: the process' mask takes from it.
