@@ -1,8 +1,8 @@
 //! `tour`: a disk with real files in a temporary folder, and the commands that show what cowl does
 //! with it.
 //!
-//! This file prepares the disk, names the steps, and reads the files back through the image; running
-//! the steps and printing is the caller's business.
+//! This file prepares the disk, names the steps, and reads the files back through the image;
+//! running the steps and printing is the caller's business.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
