@@ -1,0 +1,188 @@
+//! `map`: where the bytes of an image are stored.
+
+use std::ffi::OsString;
+
+use cowl_tools::MapEntry;
+
+use crate::commands::Verb;
+use crate::failure::{Failure, Kind, Stop};
+use crate::getopt::{Opt, Parser, Takes};
+use crate::image_name::ImageName;
+use crate::number;
+use crate::option::{self, Common, Flag, OutputFormat};
+use crate::session::Session;
+
+const OPTIONS: &[Opt<Flag>] = &[
+    option::HELP,
+    option::FORMAT,
+    option::IMAGE_OPTS,
+    option::short(
+        Flag::StartOffset,
+        's',
+        &["start-offset"],
+        Takes::Value("OFFSET"),
+        "Begin at this byte of the disk (0).",
+    ),
+    option::short(
+        Flag::MaxLength,
+        'l',
+        &["max-length"],
+        Takes::Value("LENGTH"),
+        "Look at no more than so many bytes (all).",
+    ),
+    option::FORCE_SHARE,
+    option::OUTPUT,
+    option::OBJECT,
+    option::UNTRUSTED,
+    option::ERRORS,
+];
+
+pub(super) const VERB: Verb = Verb {
+    name: "map",
+    summary: "Show where the bytes of an image are stored",
+    usage: "[OPTIONS] IMAGE",
+    about: "For people: the runs that hold data, with their place in the file. For machines \
+            (--output=json): every run, with the layer it comes from and whether it reads as zero.",
+    options: OPTIONS,
+    examples: &["disk.qcow2", "--output=json --start-offset=1G --max-length=64M disk.qcow2"],
+    run,
+};
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Options {
+    common: Common,
+    image: ImageName,
+    start: u64,
+    length: Option<u64>,
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
+    let mut common = Common::default();
+    let mut start = 0;
+    let mut length = None;
+    let mut parser = Parser::new(OPTIONS, arguments);
+    while let Some(given) = parser.next()? {
+        match given.id {
+            Flag::StartOffset => start = number::size("start offset", &given.text())?,
+            Flag::MaxLength => length = Some(number::size("max length", &given.text())?),
+            _ => common.take(&given)?,
+        }
+    }
+    let operands = parser.operands();
+    let [operand] = operands.as_slice() else {
+        return Err(Failure::usage_with_help("Expecting one image file name").into());
+    };
+    let format = common.format.as_deref();
+    option::exclude_format_with_image_opts(common.image_opts, format)?;
+    let image = ImageName::parse(operand, format, common.image_opts)?;
+    Ok(Options { common, image, start, length })
+}
+
+fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
+    let options = parse(arguments)?;
+    let entries = entries(&options)?;
+    match options.common.output {
+        OutputFormat::Json => session.output.text(&json(&entries)),
+        OutputFormat::Human => {
+            session.output.text(HEADING);
+            for entry in &entries {
+                session.output.text(&line(entry)?);
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn entries(_options: &Options) -> Result<Vec<MapEntry>, Stop> {
+    Err(option::not_available("'map'").into())
+}
+
+const HEADING: &str = "Offset          Length          Mapped to       File\n";
+
+/// The line for people: only what holds data has one, and it must have a place.
+fn line(entry: &MapEntry) -> Result<String, Failure> {
+    if !entry.data || entry.zero {
+        return Ok(String::new());
+    }
+    let Some(offset) = entry.offset else {
+        let message = "File contains external, encrypted or compressed clusters.";
+        return Err(Failure::new(Kind::Format, message).hint("--output=json shows all of them"));
+    };
+    let hex = |value: u64| if value == 0 { "0".into() } else { format!("{value:#x}") };
+    Ok(format!(
+        "{:<16}{:<16}{:<16}{}\n",
+        hex(entry.start),
+        hex(entry.length),
+        hex(offset),
+        entry.file.as_deref().unwrap_or_default()
+    ))
+}
+
+/// One run a line, which is not how other JSON of ours is laid out, but how this one is known.
+fn json(entries: &[MapEntry]) -> String {
+    let lines: Vec<String> = entries.iter().map(json_line).collect();
+    format!("[{}]\n", lines.join(",\n"))
+}
+
+fn json_line(entry: &MapEntry) -> String {
+    let mut text = format!(
+        "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": \
+         {}, \"compressed\": {}",
+        entry.start,
+        entry.length,
+        entry.depth,
+        entry.present,
+        entry.zero,
+        entry.data,
+        entry.compressed
+    );
+    if let Some(offset) = entry.offset {
+        text.push_str(&format!(", \"offset\": {offset}"));
+    }
+    text.push('}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{json, line};
+    use cowl_tools::MapEntry;
+
+    fn data(start: u64, offset: Option<u64>) -> MapEntry {
+        MapEntry {
+            start,
+            length: 0x20000,
+            depth: 0,
+            present: true,
+            zero: false,
+            data: true,
+            compressed: offset.is_none(),
+            offset,
+            file: Some("c.qcow2".into()),
+        }
+    }
+
+    #[test]
+    fn people_see_what_holds_data() {
+        let text = line(&data(0, Some(0x50000))).unwrap();
+        assert_eq!(text, "0               0x20000         0x50000         c.qcow2\n");
+        let zero = MapEntry { zero: true, ..data(0, Some(0)) };
+        assert_eq!(line(&zero).unwrap(), "");
+    }
+
+    #[test]
+    fn data_without_a_place_cannot_be_shown_to_people() {
+        assert!(line(&data(0, None)).is_err());
+    }
+
+    #[test]
+    fn machines_see_one_run_a_line() {
+        let text = json(&[data(0, Some(327_680)), data(131_072, None)]);
+        let expected = "[{ \"start\": 0, \"length\": 131072, \"depth\": 0, \"present\": true, \
+                        \"zero\": false, \"data\": true, \"compressed\": false, \"offset\": 327680},\n\
+                        { \"start\": 131072, \"length\": 131072, \"depth\": 0, \"present\": true, \
+                        \"zero\": false, \"data\": true, \"compressed\": true}]\n";
+        assert_eq!(text, expected);
+    }
+}
