@@ -20,7 +20,10 @@ pub enum ExtentKind {
         host: Option<HostOffset>,
     },
     /// In no layer of the chain: reads as zeros.
-    Unallocated,
+    Unallocated {
+        /// The host space reserved for the run, if any (a subcluster without data).
+        host: Option<HostOffset>,
+    },
 }
 
 /// A run of guest bytes stored alike, in one layer.
@@ -42,9 +45,27 @@ impl Extent {
     #[must_use]
     pub fn reads_as_zero(&self) -> bool {
         match self.kind {
-            ExtentKind::Zero { .. } | ExtentKind::Unallocated => true,
+            ExtentKind::Zero { .. } | ExtentKind::Unallocated { .. } => true,
             ExtentKind::Data { hole, .. } => hole,
             ExtentKind::Compressed => false,
         }
+    }
+
+    /// Whether `next`, the extent behind this one, is stored alike and right behind it.
+    #[must_use]
+    pub fn is_continued_by(&self, next: &Self) -> bool {
+        let behind = |host: Option<HostOffset>| host.map(|host| host + self.length);
+        let stored_behind = match (self.kind, next.kind) {
+            (ExtentKind::Data { host, hole }, ExtentKind::Data { host: other, hole: next }) => {
+                hole == next && behind(host) == other
+            }
+            (ExtentKind::Zero { host }, ExtentKind::Zero { host: other })
+            | (ExtentKind::Unallocated { host }, ExtentKind::Unallocated { host: other }) => {
+                behind(host) == other
+            }
+            (ExtentKind::Compressed, ExtentKind::Compressed) => true,
+            _ => false,
+        };
+        stored_behind && self.depth == next.depth && self.start + self.length == next.start
     }
 }

@@ -6,7 +6,9 @@
 mod device;
 mod error;
 mod extent;
+mod raw;
 
 pub use device::{BlockDevice, DeviceResult, ZeroRequest};
 pub use error::BlockError;
 pub use extent::{Extent, ExtentKind};
+pub use raw::{RawImage, RawOptions};

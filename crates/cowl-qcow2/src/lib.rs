@@ -1,1 +1,36 @@
-//! cowl-qcow2.
+//! The qcow2 engine: an open image.
+//!
+//! [`Layer`] is one open qcow2 file; [`Image`] is a layer with the chain of layers below it, and is what
+//! a guest reads. The engine names no runtime, clock, thread or source of randomness: storage comes from
+//! the embedder, CPU-heavy work goes through [`Offload`].
+//!
+//! Reading top-down: `image` routes a request, `mapping` finds where bytes live, `cache` keeps tables,
+//! `request` moves the bytes, `check` judges the metadata.
+#![forbid(unsafe_code)]
+
+mod image;
+mod layer;
+mod open;
+
+mod mapping;
+
+mod cache;
+
+mod request;
+
+mod check;
+
+mod error;
+mod offload;
+
+pub use cache::{
+    AsyncLruCache, AsyncLruCacheBackend, CacheLimits, Charge, L2CacheBackend, L2Table,
+    MetadataCaches, RefBlock, RefBlockCacheBackend,
+};
+pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check};
+pub use error::Error;
+pub use image::Image;
+pub use layer::{Layer, LayerStats};
+pub use mapping::{Run, RunKind};
+pub use offload::{Inline, Offload, OffloadJob};
+pub use open::{BeyondEnd, LayerFiles, LayerOptions, read_bitmaps, read_header, read_snapshots};

@@ -70,6 +70,12 @@ impl core::ops::DerefMut for IoBuffer {
     }
 }
 
+impl AsRef<[u8]> for IoBuffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl core::fmt::Debug for IoBuffer {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "IoBuffer({} bytes)", self.length)

@@ -1,11 +1,11 @@
 //! What went wrong below the engine: which operation, where, for what, and the system's errno.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cowl_format::{ByteCount, HostOffset};
 
-use crate::Purpose;
+use crate::{LockConflict, Purpose};
 
 /// An operation of [`Storage`](crate::Storage), as named in errors and traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,10 +69,32 @@ pub struct StorageError {
 }
 
 impl StorageError {
-    /// The system's error number; EIO (5) where the error has none.
+    /// An error with all its facts.
+    #[must_use]
+    pub fn new(
+        path: &Path,
+        operation: Operation,
+        purpose: Option<Purpose>,
+        range: Option<(HostOffset, ByteCount)>,
+        source: io::Error,
+    ) -> Self {
+        Self { path: path.to_owned(), operation, purpose, range, source }
+    }
+
+    /// The system's error number; EAGAIN (11) for an image lock that another process holds, EIO (5) where
+    /// the error has none.
     #[must_use]
     pub fn errno(&self) -> i32 {
-        self.source.raw_os_error().unwrap_or(5)
+        const EIO: i32 = 5;
+        const EAGAIN: i32 = 11;
+        let without_number = if self.lock_conflict().is_some() { EAGAIN } else { EIO };
+        self.source.raw_os_error().unwrap_or(without_number)
+    }
+
+    /// Who holds the image lock, where that is what went wrong.
+    #[must_use]
+    pub fn lock_conflict(&self) -> Option<&LockConflict> {
+        self.source.get_ref()?.downcast_ref()
     }
 }
 

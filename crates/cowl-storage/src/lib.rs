@@ -9,11 +9,21 @@
 
 mod buffer;
 mod error;
+mod file;
+mod layers;
+mod lock;
+mod memory;
 mod purpose;
 mod storage;
 
 pub use buffer::IoBuffer;
 pub use error::{Operation, StorageError};
+pub use file::{Access, Caching, Existence, FileOptions, FileStorage};
+pub use layers::{
+    FaultEffect, FaultRule, FaultStorage, ReadOnlyStorage, Trace, TraceRecord, TraceStorage,
+};
+pub use lock::{LockConflict, LockHolder, LockMode, Permission};
+pub use memory::MemoryStorage;
 pub use purpose::Purpose;
 pub use storage::{
     Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,

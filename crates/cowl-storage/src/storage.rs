@@ -74,6 +74,10 @@ pub struct FileIdentity {
 ///
 /// All offsets and lengths are bytes. Requests from any number of threads and tasks run in parallel; two
 /// overlapping ones in flight at once have no order.
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "a length is I/O here, and an empty file no special case"
+)]
 pub trait Storage: Send + Sync + 'static {
     /// What this storage can do. Does not change while it is open.
     fn capabilities(&self) -> Capabilities;

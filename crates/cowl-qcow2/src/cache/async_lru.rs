@@ -1,0 +1,383 @@
+//! A cache whose misses are loaded by one task while others wait, and whose hits cost next to nothing.
+//!
+//! Promises:
+//!   - A hit takes no lock, allocates nothing, and writes no memory that other cores read, except the
+//!     entry's time stamp, once after each miss somewhere in the cache.
+//!   - A miss loads outside every lock of the map: one loader for each key, any number of waiters. Hits go
+//!     on meanwhile.
+//!   - A failed or dropped load leaves no entry behind. When the loader is dropped, a waiter takes over.
+//!   - The limit is in bytes. When it is passed, the entries longest unused go, an eighth of the limit at
+//!     a time, so that the search for them is paid once for many misses. A value still in use elsewhere
+//!     lives until its last user is done.
+//!
+//! Values may grow after they were loaded (an L2 table loads its slices one by one); they report it
+//! through their [`Charge`], which takes everything back when the value is dropped.
+//!
+//! Not here: what a value is and how it is loaded; see [`AsyncLruCacheBackend`].
+
+use core::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use async_lock::OnceCell;
+use rustc_hash::FxBuildHasher;
+
+use crate::Error;
+
+/// Loads what a cache keeps.
+pub trait AsyncLruCacheBackend: Send + Sync {
+    /// What a value is found by.
+    type Key: Copy + Eq + Hash + Send + Sync;
+    /// What is kept.
+    type Value: Send + Sync;
+
+    /// Loads the value for `key`. The value keeps `charge` and adds what it takes to it, now and whenever
+    /// it grows.
+    fn load(
+        &self,
+        key: Self::Key,
+        charge: Charge,
+    ) -> impl Future<Output = Result<Self::Value, Error>>;
+
+    /// The charge that `value` keeps.
+    fn charge(value: &Self::Value) -> &Charge;
+}
+
+/// What one value adds to the bytes held by its cache.
+#[derive(Debug)]
+pub struct Charge {
+    total: Arc<AtomicUsize>,
+    bytes: AtomicUsize,
+}
+
+impl Charge {
+    fn new(total: &Arc<AtomicUsize>) -> Self {
+        Self { total: Arc::clone(total), bytes: AtomicUsize::new(0) }
+    }
+
+    /// Adds `bytes` for as long as the value lives.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
+}
+
+struct Entry<V> {
+    value: OnceCell<Arc<V>>,
+    last_used: AtomicU64,
+}
+
+type Map<K, V> = papaya::HashMap<K, Arc<Entry<V>>, FxBuildHasher>;
+
+/// The cache; see the file head for what it promises.
+pub struct AsyncLruCache<K, V, B> {
+    map: Map<K, V>,
+    backend: B,
+    weight: Arc<AtomicUsize>,
+    weight_max: usize,
+    // Advances with each miss. Hits only read it, so that its line stays shared between cores.
+    clock: AtomicU64,
+    misses: AtomicU64,
+    // One eviction at a time; others go on without waiting.
+    eviction: async_lock::Mutex<()>,
+}
+
+impl<K, V, B> AsyncLruCache<K, V, B>
+where
+    K: Copy + Eq + Hash + Send + Sync,
+    V: Send + Sync,
+    B: AsyncLruCacheBackend<Key = K, Value = V>,
+{
+    /// An empty cache of at most `weight_max` bytes.
+    pub fn new(backend: B, weight_max: usize) -> Self {
+        Self {
+            // Evicted values are freed at once, not in batches: they are what the limit is about.
+            map: papaya::HashMap::builder()
+                .hasher(FxBuildHasher)
+                .collector(seize::Collector::new().batch_size(1))
+                .build(),
+            backend,
+            weight: Arc::new(AtomicUsize::new(0)),
+            weight_max,
+            clock: AtomicU64::new(1),
+            misses: AtomicU64::new(0),
+            eviction: async_lock::Mutex::new(()),
+        }
+    }
+
+    /// What loads the values.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Bytes held now.
+    pub fn weight(&self) -> usize {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Loads so far.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the value for `key` if it is here, without waiting and without taking a reference.
+    pub fn peek<R>(&self, key: K, look: impl FnOnce(&V) -> R) -> Option<R> {
+        let map = self.map.pin();
+        let entry = map.get(&key)?;
+        let value = entry.value.get()?;
+        self.touch(entry);
+        Some(look(value))
+    }
+
+    /// The value for `key`, loaded if it is not here.
+    pub async fn get_or_insert(&self, key: K) -> Result<Arc<V>, Error> {
+        loop {
+            let entry = self.entry(key);
+            if let Some(value) = entry.value.get() {
+                self.touch(&entry);
+                return Ok(Arc::clone(value));
+            }
+            let guard = LoadGuard { map: &self.map, key, entry: &entry };
+            let value = entry.value.get_or_try_init(|| self.load(key)).await.map(Arc::clone);
+            drop(guard);
+            let value = value?;
+            self.touch(&entry);
+            // A loader that failed beside us may have taken the entry out of the map; then somebody else
+            // may be loading the key again, and there must be one value for a key.
+            if self.is_current(key, &entry) {
+                self.evict();
+                return Ok(value);
+            }
+        }
+    }
+
+    /// Called after a value grew: keeps the limit.
+    pub fn grown(&self) {
+        self.tick();
+        self.evict();
+    }
+
+    fn entry(&self, key: K) -> Arc<Entry<V>> {
+        let map = self.map.pin();
+        let new =
+            || Arc::new(Entry { value: OnceCell::new(), last_used: AtomicU64::new(self.now()) });
+        Arc::clone(map.get_or_insert_with(key, new))
+    }
+
+    fn is_current(&self, key: K, entry: &Arc<Entry<V>>) -> bool {
+        let map = self.map.pin();
+        Arc::ptr_eq(map.get_or_insert_with(key, || Arc::clone(entry)), entry)
+    }
+
+    async fn load(&self, key: K) -> Result<Arc<V>, Error> {
+        self.tick();
+        self.backend.load(key, Charge::new(&self.weight)).await.map(Arc::new)
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        self.clock.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn touch(&self, entry: &Entry<V>) {
+        let now = self.now();
+        if entry.last_used.load(Ordering::Relaxed) != now {
+            entry.last_used.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn evict(&self) {
+        if self.weight() <= self.weight_max {
+            return;
+        }
+        let Some(_one_at_a_time) = self.eviction.try_lock() else {
+            return;
+        };
+        let map = self.map.pin();
+        let mut entries: Vec<(u64, K)> = map
+            .iter()
+            .filter(|(_, entry)| entry.value.is_initialized())
+            .map(|(key, entry)| (entry.last_used.load(Ordering::Relaxed), *key))
+            .collect();
+        entries.sort_unstable_by_key(|(last_used, _)| *last_used);
+        // The newest stays: whoever loaded it is about to use it.
+        entries.pop();
+        let target = self.weight_max - self.weight_max / 8;
+        // Counted here: a value still in use elsewhere is freed later.
+        let mut weight = self.weight();
+        for (_, key) in entries {
+            if weight <= target {
+                break;
+            }
+            if let Some(value) = map.remove(&key).and_then(|entry| entry.value.get()) {
+                weight = weight.saturating_sub(B::charge(value).bytes());
+            }
+        }
+    }
+}
+
+/// Takes an entry without a value out of the map when its load fails or is dropped.
+struct LoadGuard<'a, K: Copy + Eq + Hash, V> {
+    map: &'a Map<K, V>,
+    key: K,
+    entry: &'a Arc<Entry<V>>,
+}
+
+impl<K: Copy + Eq + Hash, V> Drop for LoadGuard<'_, K, V> {
+    fn drop(&mut self) {
+        if self.entry.value.is_initialized() {
+            return;
+        }
+        let is_ours = |_: &K, entry: &Arc<Entry<V>>| {
+            Arc::ptr_eq(entry, self.entry) && !entry.value.is_initialized()
+        };
+        // Gone already, or somebody else's by now: both are fine.
+        self.map.pin().remove_if(&self.key, is_ours).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::{AsyncLruCache, AsyncLruCacheBackend, Charge};
+    use crate::Error;
+
+    struct Doubler {
+        loads: AtomicUsize,
+        fail_first: usize,
+        gate: async_lock::Semaphore,
+    }
+
+    impl Doubler {
+        fn new(fail_first: usize, permits: usize) -> Self {
+            let gate = async_lock::Semaphore::new(permits);
+            Self { loads: AtomicUsize::new(0), fail_first, gate }
+        }
+    }
+
+    impl AsyncLruCacheBackend for Doubler {
+        type Key = u64;
+        type Value = (u64, Charge);
+
+        async fn load(&self, key: u64, charge: Charge) -> Result<(u64, Charge), Error> {
+            let load = self.loads.fetch_add(1, Ordering::SeqCst);
+            let _permit = self.gate.acquire().await;
+            if load < self.fail_first {
+                return Err(Error::OffloadGone);
+            }
+            charge.add(10);
+            Ok((key * 2, charge))
+        }
+
+        fn charge(value: &(u64, Charge)) -> &Charge {
+            &value.1
+        }
+    }
+
+    type Cache = AsyncLruCache<u64, (u64, Charge), Doubler>;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        pollster::block_on(future)
+    }
+
+    #[test]
+    fn a_hit_loads_nothing() {
+        let cache = Cache::new(Doubler::new(0, 1), 1000);
+        assert_eq!(cache.peek(4, |value| value.0), None);
+        assert_eq!(block_on(cache.get_or_insert(4)).unwrap().0, 8);
+        assert_eq!(block_on(cache.get_or_insert(4)).unwrap().0, 8);
+        assert_eq!(cache.peek(4, |value| value.0), Some(8));
+        assert_eq!(cache.backend.loads.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_failed_load_leaves_no_entry_and_the_next_try_loads_again() {
+        let cache = Cache::new(Doubler::new(1, 1), 1000);
+        assert!(block_on(cache.get_or_insert(4)).is_err());
+        assert_eq!(cache.map.pin().len(), 0);
+        assert_eq!(block_on(cache.get_or_insert(4)).unwrap().0, 8);
+    }
+
+    #[test]
+    fn a_dropped_load_leaves_no_entry() {
+        let cache = Cache::new(Doubler::new(0, 0), 1000);
+        {
+            let mut load = Box::pin(cache.get_or_insert(4));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(load.as_mut().poll(&mut context).is_pending());
+            assert_eq!(cache.map.pin().len(), 1);
+        }
+        assert_eq!(cache.map.pin().len(), 0);
+    }
+
+    #[test]
+    fn many_waiters_share_one_load() {
+        let cache = Arc::new(Cache::new(Doubler::new(0, 0), 1000));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| assert_eq!(block_on(cache.get_or_insert(4)).unwrap().0, 8));
+            }
+            while cache.backend.loads.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            cache.backend.gate.add_permits(1);
+        });
+        assert_eq!(cache.backend.loads.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_the_limit_holds() {
+        let cache = Cache::new(Doubler::new(0, 1), 80);
+        for key in 0..8 {
+            block_on(cache.get_or_insert(key)).unwrap();
+        }
+        assert_eq!(cache.peek(0, |value| value.0), Some(0));
+        block_on(cache.get_or_insert(8)).unwrap();
+        assert!(cache.weight() <= 80);
+        assert_eq!(cache.peek(0, |value| value.0), Some(0));
+        assert_eq!(cache.peek(1, |value| value.0), None);
+    }
+
+    #[test]
+    fn a_cache_smaller_than_one_value_still_works() {
+        let cache = Cache::new(Doubler::new(0, 1), 0);
+        for key in 0..100 {
+            assert_eq!(block_on(cache.get_or_insert(key)).unwrap().0, key * 2);
+        }
+        assert!(cache.weight() <= 10);
+    }
+
+    #[test]
+    fn threads_that_load_and_evict_at_once_see_right_values() {
+        let cache = Cache::new(Doubler::new(0, 4), 200);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for step in 0..2000_u64 {
+                        let key = (step * 7 + thread * 13) % 64;
+                        assert_eq!(block_on(cache.get_or_insert(key)).unwrap().0, key * 2);
+                    }
+                });
+            }
+        });
+        let held: usize = cache.map.pin().iter().count() * 10;
+        assert!(held <= 200 && cache.weight() <= 220, "{held} {}", cache.weight());
+    }
+}

@@ -1,0 +1,88 @@
+//! The check: is the metadata of an image consistent?
+//!
+//!   refcount blocks -> what the file says about each host cluster      (`recorded`)
+//!   every owner     -> how often each host cluster is really used      (`references`, `scan`)
+//!   both            -> leaks and corruptions                           (`compare`)
+//!
+//! Each table is read once, however many snapshots share it, and L2 tables are scanned in parallel
+//! through the embedder's [`Offload`]. Memory is two bytes for each host cluster, touched only where the
+//! file has something, plus the tables in flight; the report says how much it was.
+//!
+//! What is counted, and as what, is what `qemu-img check` counts.
+
+mod bitmaps;
+mod compare;
+mod owners;
+mod recorded;
+mod references;
+mod report;
+mod scan;
+
+use std::sync::Arc;
+
+use cowl_format::{Geometry, Header};
+use cowl_storage::Storage;
+
+pub(crate) use recorded::read_refcount_table_entry;
+pub use report::{CheckProgress, CheckReport, Finding, FindingKind};
+
+use crate::check::recorded::Recorded;
+use crate::check::references::References;
+use crate::check::report::Findings;
+use crate::{Error, Offload};
+
+/// Host clusters of the largest file that can be checked: two bytes of memory for each. QEMU's limit.
+const HOST_CLUSTERS_MAX: u64 = i32::MAX as u64;
+
+/// L2 tables read ahead of the scan: enough to keep every worker busy.
+const TABLES_IN_FLIGHT: usize = 16;
+
+/// What the parts of a check share.
+pub(crate) struct Check<'a, S> {
+    file: &'a S,
+    header: &'a Header,
+    file_length: u64,
+    recorded: Arc<Recorded>,
+    references: Arc<References>,
+    offload: Option<Arc<dyn Offload>>,
+}
+
+impl<S> Check<'_, S> {
+    fn geometry(&self) -> Geometry {
+        self.header.geometry
+    }
+}
+
+/// Checks the metadata of an image. Reads only; changes nothing.
+///
+/// What is wrong with the image is in the report; an error means that the check itself could not go on.
+pub async fn check<S: Storage>(
+    file: &S,
+    header: &Header,
+    offload: Option<Arc<dyn Offload>>,
+    progress: &dyn CheckProgress,
+) -> Result<CheckReport, Error> {
+    let file_length = file.len().await?.get();
+    let host_clusters = header.geometry.clusters_for(file_length);
+    if host_clusters > HOST_CLUSTERS_MAX {
+        return Ok(CheckReport::too_large());
+    }
+    let mut findings = Findings::default();
+    let recorded = Recorded::read(file, header, host_clusters, &mut findings).await?;
+    let references = References::new(host_clusters, header.geometry, file_length);
+    let check = Check {
+        file,
+        header,
+        file_length,
+        recorded: Arc::new(recorded),
+        references: Arc::new(references),
+        offload,
+    };
+    let mut report = CheckReport::new(header);
+    let copied = owners::count(&check, &mut report, &mut findings, progress).await?;
+    compare::refcount_blocks(&check, &mut findings);
+    let end = compare::clusters(&check, &mut findings);
+    findings.append(copied);
+    report.finish(findings, end, check.recorded.bytes() + check.references.bytes());
+    Ok(report)
+}

@@ -1,0 +1,206 @@
+//! An image: a layer and the chain of layers below it, as one disk.
+//!
+//! The chain is a list, top first, with an optional raw image at the bottom. A byte that a layer does not
+//! have comes from the next one; past the end of a shorter layer, and below the last one, bytes are zero.
+//!
+//! `Image` routes requests; it decides nothing about tables, caches or order.
+
+use cowl_block::{
+    BlockDevice, BlockError, DeviceResult, Extent, ExtentKind, RawImage, ZeroRequest,
+};
+use cowl_format::{ByteCount, GuestOffset};
+use cowl_storage::{IoBuffer, Storage};
+
+use crate::mapping::RunKind;
+use crate::{Error, Layer};
+
+/// An open image with its backing chain, for reading.
+///
+/// `Send + Sync` when its storage is: any number of threads and tasks read it at once.
+pub struct Image<S: Storage> {
+    layers: Vec<Layer<S>>,
+    base: Option<RawImage<S>>,
+}
+
+/// A stretch of guest bytes and the first layer that has a say about it.
+pub(crate) struct Found {
+    pub(crate) depth: usize,
+    pub(crate) length: ByteCount,
+    /// `None`: the raw image at the bottom has it.
+    pub(crate) kind: Option<RunKind>,
+}
+
+impl<S: Storage> Image<S> {
+    /// An image of `layers`, the top one first, over `base`.
+    ///
+    /// Panics without layers: a raw disk alone is a [`RawImage`].
+    #[must_use]
+    pub fn new(layers: Vec<Layer<S>>, base: Option<RawImage<S>>) -> Self {
+        assert!(!layers.is_empty());
+        Self { layers, base }
+    }
+
+    /// Size of the disk in bytes.
+    #[must_use]
+    pub fn size(&self) -> ByteCount {
+        self.layers[0].size()
+    }
+
+    /// The qcow2 layers, the top one first.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer<S>] {
+        &self.layers
+    }
+
+    /// The raw image at the bottom of the chain.
+    #[must_use]
+    pub fn base(&self) -> Option<&RawImage<S>> {
+        self.base.as_ref()
+    }
+
+    pub(crate) fn check_range(&self, at: GuestOffset, length: ByteCount) -> Result<(), Error> {
+        let size = self.size();
+        match at.get().checked_add(length.get()) {
+            Some(end) if end <= size.get() => Ok(()),
+            _ => Err(Error::OutOfRange { at, length, size }),
+        }
+    }
+
+    /// Walks down the chain to the first layer that has a say about `at`.
+    pub(crate) async fn find(
+        &self,
+        at: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Found, Error> {
+        let mut length = length_max;
+        let mut unallocated = RunKind::Unallocated { host: None };
+        for (depth, layer) in self.layers.iter().enumerate() {
+            let Some(in_layer) = inside(layer.size(), at, length) else {
+                return Ok(Found { depth, length, kind: Some(RunKind::Zero { host: None }) });
+            };
+            let run = layer.lookup(at, in_layer).await?;
+            length = run.length;
+            match run.kind {
+                RunKind::Unallocated { .. } => unallocated = run.kind,
+                kind => return Ok(Found { depth, length, kind: Some(kind) }),
+            }
+        }
+        let depth = self.layers.len();
+        let Some(base) = &self.base else {
+            return Ok(Found { depth: depth - 1, length, kind: Some(unallocated) });
+        };
+        match inside(base.size(), at, length) {
+            Some(length) => Ok(Found { depth, length, kind: None }),
+            None => Ok(Found { depth, length, kind: Some(RunKind::Zero { host: None }) }),
+        }
+    }
+
+    /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue each
+    /// other merged.
+    pub async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, Error> {
+        self.check_range(at, length)?;
+        let end = at + length;
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut next = at;
+        while next < end && extents.len() < EXTENTS_MAX {
+            let found = self.find(next, end.since(next)).await?;
+            let extent = Extent {
+                start: next,
+                length: found.length,
+                depth: u32::try_from(found.depth).expect("the chain is short"),
+                kind: ExtentKind::Compressed,
+            };
+            next = next + found.length;
+            match found.kind {
+                None => self.push_base_extents(&mut extents, extent).await?,
+                Some(kind) => push(&mut extents, Extent { kind: extent_kind(kind), ..extent }),
+            }
+        }
+        Ok(extents)
+    }
+
+    async fn push_base_extents(
+        &self,
+        extents: &mut Vec<Extent>,
+        whole: Extent,
+    ) -> Result<(), Error> {
+        let base = self.base.as_ref().expect("found in the base");
+        let end = whole.start + whole.length;
+        let mut next = whole.start;
+        while next < end {
+            let failed = |error| Error::Backing(Box::new(error));
+            let some = base.extents(next, end.since(next)).await.map_err(failed)?;
+            for extent in some {
+                next = extent.start + extent.length;
+                push(extents, Extent { depth: whole.depth, ..extent });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Extents of one answer: bounds its memory; the caller asks again from where it ends.
+const EXTENTS_MAX: usize = 16_384;
+
+/// As much of `at..at + length` as lies below `size`; `None` when nothing does.
+fn inside(size: ByteCount, at: GuestOffset, length: ByteCount) -> Option<ByteCount> {
+    let rest = size.get().checked_sub(at.get()).filter(|rest| *rest != 0)?;
+    Some(length.min(ByteCount::new(rest)))
+}
+
+fn extent_kind(kind: RunKind) -> ExtentKind {
+    match kind {
+        RunKind::Unallocated { host } => ExtentKind::Unallocated { host },
+        RunKind::Zero { host } => ExtentKind::Zero { host },
+        RunKind::Data { host } => ExtentKind::Data { host: Some(host), hole: false },
+        RunKind::Compressed { .. } => ExtentKind::Compressed,
+    }
+}
+
+fn push(extents: &mut Vec<Extent>, next: Extent) {
+    match extents.last_mut() {
+        Some(last) if last.is_continued_by(&next) => last.length = last.length + next.length,
+        _ => extents.push(next),
+    }
+}
+
+impl<S: Storage> BlockDevice for Image<S> {
+    fn size(&self) -> ByteCount {
+        Image::size(self)
+    }
+
+    fn request_alignment(&self) -> ByteCount {
+        let host = |layer: &Layer<S>| layer.data_file().capabilities().io_alignment;
+        let most = self.layers.iter().map(host).max().unwrap_or(1);
+        ByteCount::new(u64::from(most))
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> DeviceResult {
+        let (result, buffer) = Image::read(self, at, buffer).await;
+        (result.map_err(BlockError::from), buffer)
+    }
+
+    async fn write(&self, _: GuestOffset, buffer: IoBuffer) -> DeviceResult {
+        (Err(BlockError::ReadOnly), buffer)
+    }
+
+    async fn zero(&self, _: GuestOffset, _: ByteCount, _: ZeroRequest) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
+
+    async fn discard(&self, _: GuestOffset, _: ByteCount) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
+    async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {
+        Image::extents(self, at, length).await.map_err(BlockError::from)
+    }
+}

@@ -1,0 +1,138 @@
+//! The lookup: one guest offset of one layer to the run it starts.
+//!
+//!   guest offset -> L1 entry -> L2 table -> slice -> entry -> run
+//!
+//! The L1 table is in memory whole. When the slice is in memory too the answer needs no await, no lock
+//! and no allocation; otherwise the slice is loaded first. A run ends at the end of its slice at the
+//! latest: whoever wants more asks again.
+
+use cowl_format::{ByteCount, GuestOffset, HostCluster, HostOffset, L1Entry, L2Entry};
+use cowl_storage::Storage;
+
+use crate::cache::L2Table;
+use crate::mapping::{Run, RunKind};
+use crate::open::BeyondEnd;
+use crate::{Error, Layer};
+
+/// What the L1 table says about an offset.
+enum Top {
+    /// No L2 table: unallocated for this many bytes.
+    Unallocated(ByteCount),
+    /// The L2 table in this cluster.
+    Table(HostCluster),
+}
+
+impl<S: Storage> Layer<S> {
+    /// The run at `guest`, at most `length_max` bytes. `guest` lies within the layer.
+    pub(crate) async fn lookup(
+        &self,
+        guest: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Run, Error> {
+        let cluster = match self.top(guest, length_max)? {
+            Top::Unallocated(length) => {
+                return Ok(Run { length, kind: RunKind::Unallocated { host: None } });
+            }
+            Top::Table(cluster) => cluster,
+        };
+        let index = self.geometry().l2_index(guest);
+        let hit = self.metadata().l2_peek(cluster, index, |slice| {
+            self.run_in_slice(guest, length_max, |index| slice.entry(index))
+        });
+        match hit {
+            Some(run) => run,
+            None => self.lookup_loading(cluster, guest, length_max).await,
+        }
+    }
+
+    async fn lookup_loading(
+        &self,
+        cluster: HostCluster,
+        guest: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Run, Error> {
+        let index = self.geometry().l2_index(guest);
+        let table: std::sync::Arc<L2Table> = self.metadata().l2_load(cluster, index).await?;
+        let slice = table.slice(index).expect("just loaded, and tables lose no slice");
+        self.run_in_slice(guest, length_max, |index| slice.entry(index))
+    }
+
+    fn top(&self, guest: GuestOffset, length_max: ByteCount) -> Result<Top, Error> {
+        let geometry = self.geometry();
+        let index = geometry.l1_index(guest).expect("guest lies within the layer").get() as usize;
+        let table = |entry: &L1Entry| entry.table(geometry).map_err(|fault| self.corrupt(fault));
+        let l1 = self.l1();
+        let entry = l1.get(index).copied().unwrap_or(L1Entry::UNALLOCATED);
+        if let Some(host) = table(&entry)? {
+            return Ok(Top::Table(geometry.host_cluster(host)));
+        }
+        let coverage = geometry.l2_coverage();
+        let mut length = coverage - guest.get() % coverage;
+        let mut next = index + 1;
+        while length < length_max.get() {
+            let entry = l1.get(next).copied().unwrap_or(L1Entry::UNALLOCATED);
+            if table(&entry)?.is_some() {
+                break;
+            }
+            length += coverage;
+            next += 1;
+        }
+        Ok(Top::Unallocated(length_max.min(ByteCount::new(length))))
+    }
+
+    /// The run that the entries from `guest` on make; `entry` gives `None` past the slice.
+    fn run_in_slice(
+        &self,
+        guest: GuestOffset,
+        length_max: ByteCount,
+        entry: impl Fn(u32) -> Option<L2Entry>,
+    ) -> Result<Run, Error> {
+        let mut index = self.geometry().l2_index(guest).get();
+        let first = entry(index).expect("the slice holds the entry for the offset");
+        let mut run = self.run_of(first, guest)?;
+        let cluster_size = self.geometry().cluster_size();
+        while run.length < length_max {
+            let at = guest + run.length;
+            // Only a run that reaches the end of its cluster can go on in the next entry; within the
+            // cluster a further piece is of another kind.
+            if !at.get().is_multiple_of(cluster_size) {
+                break;
+            }
+            index += 1;
+            let Some(next) = entry(index) else { break };
+            let next = self.run_of(next, at)?;
+            if !run.is_continued_by(&next) {
+                break;
+            }
+            run.length = run.length + next.length;
+        }
+        run.length = run.length.min(length_max);
+        Ok(run)
+    }
+
+    fn run_of(&self, entry: L2Entry, guest: GuestOffset) -> Result<Run, Error> {
+        let header = self.header();
+        let mapping = entry
+            .decode(guest, header.geometry, header.version, header.has_data_file())
+            .map_err(|fault| self.corrupt(fault))?;
+        let run = Run::in_cluster(mapping, guest, header.geometry);
+        if self.beyond_end() == BeyondEnd::Refuse {
+            self.refuse_beyond_end(&run)?;
+        }
+        Ok(run)
+    }
+
+    fn refuse_beyond_end(&self, run: &Run) -> Result<(), Error> {
+        let host: HostOffset = match run.kind {
+            RunKind::Data { host } => host,
+            RunKind::Compressed { descriptor, .. } => descriptor.host(),
+            RunKind::Unallocated { .. } | RunKind::Zero { .. } => return Ok(()),
+        };
+        let file = self.data_file_length();
+        if host.get() < file.get() {
+            return Ok(());
+        }
+        let what = "guest data";
+        Err(self.corrupt(cowl_format::Corruption::PastEndOfFile { what, at: host, file }))
+    }
+}

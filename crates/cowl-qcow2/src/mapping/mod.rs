@@ -1,0 +1,6 @@
+//! From guest offsets to where the bytes live.
+
+mod lookup;
+mod run;
+
+pub use run::{Run, RunKind};

@@ -1,0 +1,210 @@
+//! Opening: from a file to a [`Layer`], reading nothing that the header does not ask for.
+//!
+//! Opening a layer opens no other file. The caller reads the header first ([`read_header`]), sees which
+//! files the image names, decides by its own policy which to open, and hands them over.
+
+use std::sync::Arc;
+
+use cowl_format::limits::{L1_BYTES_MAX, SNAPSHOT_TABLE_BYTES_MAX};
+use cowl_format::{
+    BitmapDirectory, ByteCount, Corruption, CryptMethod, Header, HostOffset, L1Entry,
+    SnapshotTable, Table, UncheckedHeader,
+};
+use cowl_storage::{IoBuffer, Purpose, Storage};
+
+use crate::cache::CacheLimits;
+use crate::{Error, Layer, Offload};
+
+/// What to do with a mapping that points past the end of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeyondEnd {
+    /// The bytes there read as zeros, as in QEMU.
+    ReadZeros,
+    /// Refuse it: for images from strangers.
+    Refuse,
+}
+
+/// How to open a layer.
+#[derive(Clone)]
+pub struct LayerOptions {
+    /// Memory of the caches.
+    pub cache: CacheLimits,
+    /// What to do with a mapping past the end of its file.
+    pub beyond_end: BeyondEnd,
+    /// Show the disk as it was at this snapshot, by ID or else by name.
+    pub snapshot: Option<String>,
+    /// Where decompression runs; on the calling thread when there is none.
+    pub offload: Option<Arc<dyn Offload>>,
+}
+
+/// The files of one layer.
+pub struct LayerFiles<S> {
+    /// The image file.
+    pub image: Arc<S>,
+    /// The external data file, for an image that has one.
+    pub data: Option<Arc<S>>,
+}
+
+const FIRST_READ: usize = 4096;
+
+/// Reads and validates the header, its extensions and the backing file name.
+pub async fn read_header<S: Storage>(file: &S) -> Result<Header, Error> {
+    let mut length = FIRST_READ;
+    loop {
+        let buffer = IoBuffer::zeroed(length);
+        let (result, buffer) = file.read(HostOffset::ZERO, buffer, Purpose::Header).await;
+        let read = result?.as_usize();
+        // The bytes past the end of the file count as zeros for everything behind the fixed fields.
+        let fields = UncheckedHeader::decode(&buffer[..read.min(buffer.len())]);
+        match fields.and_then(|fields| fields.validate(&buffer)) {
+            Err(Corruption::HeaderTruncated { needed }) if length < needed.as_usize() => {
+                // At most cluster 0: 2 MiB.
+                length = needed.as_usize().next_multiple_of(FIRST_READ);
+            }
+            result => return result.map_err(|corruption| corrupt(file, corruption)),
+        }
+    }
+}
+
+/// Reads the snapshot table.
+pub async fn read_snapshots<S: Storage>(file: &S, header: &Header) -> Result<SnapshotTable, Error> {
+    if header.snapshot_count == 0 {
+        return Ok(SnapshotTable::default());
+    }
+    let mut length = FIRST_READ.max(header.snapshot_count as usize * 64);
+    loop {
+        let buffer = IoBuffer::zeroed(length);
+        let (result, mut buffer) =
+            file.read(header.snapshot_offset, buffer, Purpose::Snapshot).await;
+        let read = result?.as_usize();
+        buffer.truncate(read);
+        match SnapshotTable::decode(&buffer, header.snapshot_count, read < length) {
+            Err(Corruption::HeaderTruncated { needed }) => {
+                if needed.get() > SNAPSHOT_TABLE_BYTES_MAX {
+                    let count = header.snapshot_count;
+                    return Err(corrupt(file, Corruption::SnapshotCount { count }));
+                }
+                length = needed.as_usize().max(length * 2);
+            }
+            result => return result.map_err(|corruption| corrupt(file, corruption)),
+        }
+    }
+}
+
+/// Reads the bitmap directory; an empty one for an image without bitmaps.
+pub async fn read_bitmaps<S: Storage>(file: &S, header: &Header) -> Result<BitmapDirectory, Error> {
+    let extension = match &header.bitmaps {
+        None => return Ok(BitmapDirectory::default()),
+        Some(Err(corruption)) => return Err(corrupt(file, corruption.clone())),
+        Some(Ok(extension)) => extension,
+    };
+    let buffer = IoBuffer::zeroed(extension.directory_size.as_usize());
+    let (result, buffer) = file.read(extension.directory_offset, buffer, Purpose::Bitmap).await;
+    result?;
+    BitmapDirectory::decode(&buffer, extension.count, header.geometry)
+        .map_err(|corruption| corrupt(file, corruption))
+}
+
+/// Reads an L1 table of `entries` entries, without the unallocated ones at its end.
+pub(crate) async fn read_l1<S: Storage>(
+    file: &S,
+    at: HostOffset,
+    entries: u32,
+    purpose: Purpose,
+) -> Result<Box<[L1Entry]>, Error> {
+    let bytes = u64::from(entries) * 8;
+    assert!(bytes <= L1_BYTES_MAX);
+    // A table past the end of the file is unallocated there; a stranger's header must not make us
+    // allocate what the file does not hold.
+    let file_length = file.len().await?.get();
+    let present = bytes.min(file_length.saturating_sub(at.get()).next_multiple_of(8));
+    let buffer = IoBuffer::zeroed(ByteCount::new(present).as_usize());
+    let (result, buffer) = file.read(at, buffer, purpose).await;
+    result?;
+    let mut table: Vec<L1Entry> = buffer
+        .chunks_exact(8)
+        .map(|word| L1Entry::from_raw(u64::from_be_bytes(word.try_into().expect("8 bytes"))))
+        .collect();
+    let used = table.iter().rposition(|entry| entry.raw() != 0).map_or(0, |last| last + 1);
+    table.truncate(used);
+    Ok(table.into_boxed_slice())
+}
+
+impl<S: Storage> Layer<S> {
+    /// Opens a layer for reading.
+    ///
+    /// Images with the dirty or corrupt bit are readable. Encrypted ones are refused, as is an image with
+    /// an external data file when `files` has none.
+    pub async fn open(
+        files: LayerFiles<S>,
+        header: Header,
+        options: LayerOptions,
+    ) -> Result<Self, Error> {
+        let file = &files.image;
+        let path = || file.name().to_owned();
+        if header.crypt_method != CryptMethod::None {
+            return Err(Error::Encrypted { path: path() });
+        }
+        if header.has_data_file() && files.data.is_none() {
+            let name = header.data_file_name.as_deref().unwrap_or_default();
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Err(Error::DataFileNeeded { path: path(), name });
+        }
+        header.check_overlap().map_err(|corruption| corrupt(file.as_ref(), corruption))?;
+        let view = match &options.snapshot {
+            None => View {
+                l1_offset: header.l1_offset,
+                l1_entries: header.l1_entries,
+                size: header.virtual_size(),
+                purpose: Purpose::L1Table,
+            },
+            Some(wanted) => snapshot_view(file.as_ref(), &header, wanted).await?,
+        };
+        let l1 = read_l1(file.as_ref(), view.l1_offset, view.l1_entries, view.purpose).await?;
+        let data_length = match &files.data {
+            Some(data) => data.len().await?,
+            None => file.len().await?,
+        };
+        Ok(Self::assemble(files, header, options, l1, view.size, data_length))
+    }
+}
+
+/// Which L1 table to show, and how large the disk is.
+struct View {
+    l1_offset: HostOffset,
+    l1_entries: u32,
+    size: ByteCount,
+    purpose: Purpose,
+}
+
+async fn snapshot_view<S: Storage>(file: &S, header: &Header, wanted: &str) -> Result<View, Error> {
+    let table = read_snapshots(file, header).await?;
+    let no_such =
+        || Error::NoSuchSnapshot { path: file.name().to_owned(), wanted: wanted.to_owned() };
+    let snapshot = table.find(wanted.as_bytes()).ok_or_else(no_such)?;
+    let index = table.snapshots.iter().position(|other| std::ptr::eq(other, snapshot));
+    let index = u32::try_from(index.unwrap_or(0)).expect("at most 65536 snapshots");
+    let l1_offset = snapshot
+        .l1_table(index, header.geometry)
+        .map_err(|corruption| corrupt(file, corruption))?;
+    let size = snapshot.disk_size.unwrap_or(header.size);
+    let needed = header.geometry.l1_entries_for(size.get());
+    if u64::from(snapshot.l1_entries) < needed {
+        let entries = snapshot.l1_entries;
+        return Err(corrupt(file, Corruption::L1TooSmall { entries, needed }));
+    }
+    if snapshot.l1_offset == 0 && snapshot.l1_entries != 0 {
+        let fault = Corruption::TableOffset { table: Table::SnapshotL1, offset: 0 };
+        return Err(corrupt(file, fault));
+    }
+    Ok(View {
+        l1_offset,
+        l1_entries: snapshot.l1_entries,
+        size: ByteCount::new(size.get() & !511),
+        purpose: Purpose::Snapshot,
+    })
+}
+
+fn corrupt<S: Storage>(file: &S, corruption: Corruption) -> Error {
+    Error::Corrupt { path: file.name().to_owned(), corruption }
+}

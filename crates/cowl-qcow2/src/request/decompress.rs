@@ -1,0 +1,167 @@
+//! Decompression of one cluster.
+//!
+//! The stream is followed by bytes of somebody else, and only its first cluster of output counts: that is
+//! how QEMU reads it, so that is how images are. libdeflate is the fastest and accepts every stream that
+//! ends where its cluster ends; what it refuses gets a second, patient look by zlib.
+
+use std::sync::{Mutex, PoisonError};
+
+use cowl_format::CompressionType;
+use flate2::FlushDecompress;
+use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
+
+/// Why a stream cannot be decompressed.
+type Fault = &'static str;
+
+const ENDS_EARLY: Fault = "the stream ends before the cluster does";
+const GOES_ON: Fault = "the stream goes on behind the cluster";
+const BROKEN: Fault = "the stream is damaged";
+
+/// Decompresses clusters of one image, from any number of threads.
+pub(crate) struct Decompressor {
+    kind: CompressionType,
+    cluster_len: usize,
+    // Contexts are tens of kilobytes: kept for the next cluster. As many as ever ran at once.
+    deflate: Mutex<Vec<libdeflater::Decompressor>>,
+    zstd: Mutex<Vec<zstd::stream::raw::Decoder<'static>>>,
+}
+
+impl Decompressor {
+    pub(crate) fn new(kind: CompressionType, cluster_len: usize) -> Self {
+        Self { kind, cluster_len, deflate: Mutex::default(), zstd: Mutex::default() }
+    }
+
+    /// The cluster that `stream` begins with.
+    pub(crate) fn decompress(&self, stream: &[u8]) -> Result<Box<[u8]>, Fault> {
+        let mut output = vec![0; self.cluster_len].into_boxed_slice();
+        match self.kind {
+            CompressionType::Zlib => self.inflate(stream, &mut output)?,
+            CompressionType::Zstd => self.unzstd(stream, &mut output)?,
+        }
+        Ok(output)
+    }
+
+    fn inflate(&self, stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
+        let mut context = take(&self.deflate).unwrap_or_default();
+        let result = context.deflate_decompress(stream, output);
+        give_back(&self.deflate, context);
+        match result {
+            Ok(length) if length == output.len() => Ok(()),
+            _ => inflate_patiently(stream, output),
+        }
+    }
+
+    fn unzstd(&self, stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
+        let mut decoder = match take(&self.zstd) {
+            Some(decoder) => decoder,
+            None => zstd::stream::raw::Decoder::new().map_err(|_| "no memory for zstd")?,
+        };
+        decoder.reinit().map_err(|_| BROKEN)?;
+        let result = unzstd_frames(&mut decoder, stream, output);
+        give_back(&self.zstd, decoder);
+        result
+    }
+}
+
+/// Accepts a stream that goes on behind the cluster, as QEMU does.
+fn inflate_patiently(stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
+    let mut inflate = flate2::Decompress::new(false);
+    inflate.decompress(stream, output, FlushDecompress::Finish).map_err(|_| BROKEN)?;
+    match inflate.total_out() == output.len() as u64 {
+        true => Ok(()),
+        false => Err(ENDS_EARLY),
+    }
+}
+
+fn unzstd_frames(
+    decoder: &mut zstd::stream::raw::Decoder<'static>,
+    stream: &[u8],
+    output: &mut [u8],
+) -> Result<(), Fault> {
+    let length = output.len();
+    let mut input = InBuffer::around(stream);
+    let mut output = OutBuffer::around(output);
+    let mut rest_of_frame = 1;
+    while output.pos() < length {
+        let before = (input.pos(), output.pos());
+        rest_of_frame = decoder.run(&mut input, &mut output).map_err(|_| BROKEN)?;
+        if before == (input.pos(), output.pos()) {
+            return Err(ENDS_EARLY);
+        }
+    }
+    match rest_of_frame {
+        0 => Ok(()),
+        _ => Err(GOES_ON),
+    }
+}
+
+fn take<T>(pool: &Mutex<Vec<T>>) -> Option<T> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+fn give_back<T>(pool: &Mutex<Vec<T>>, context: T) {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use cowl_format::CompressionType;
+
+    use super::{BROKEN, Decompressor, ENDS_EARLY, GOES_ON};
+
+    fn cluster() -> Vec<u8> {
+        (0..4096_u32).map(|index| (index / 7) as u8).collect()
+    }
+
+    fn deflated(bytes: &[u8]) -> Vec<u8> {
+        let level = flate2::Compression::default();
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_follows_the_stream_is_ignored() {
+        for (kind, mut stream) in [
+            (CompressionType::Zlib, deflated(&cluster())),
+            (CompressionType::Zstd, zstd::bulk::compress(&cluster(), 3).unwrap()),
+        ] {
+            stream.extend([0xa5; 600]);
+            let decompressor = Decompressor::new(kind, 4096);
+            for _ in 0..3 {
+                assert_eq!(*decompressor.decompress(&stream).unwrap(), cluster());
+            }
+        }
+    }
+
+    #[test]
+    fn a_deflate_stream_longer_than_the_cluster_gives_its_first_cluster() {
+        let long = [cluster(), cluster()].concat();
+        let decompressor = Decompressor::new(CompressionType::Zlib, 4096);
+        assert_eq!(*decompressor.decompress(&deflated(&long)).unwrap(), cluster());
+    }
+
+    #[test]
+    fn two_zstd_frames_make_one_cluster_but_half_a_frame_does_not() {
+        let bytes = cluster();
+        let mut stream = zstd::bulk::compress(&bytes[..1000], 3).unwrap();
+        stream.extend(zstd::bulk::compress(&bytes[1000..], 3).unwrap());
+        let decompressor = Decompressor::new(CompressionType::Zstd, 4096);
+        assert_eq!(*decompressor.decompress(&stream).unwrap(), bytes);
+        let long = zstd::bulk::compress(&[bytes.clone(), bytes].concat(), 3).unwrap();
+        assert_eq!(decompressor.decompress(&long), Err(GOES_ON));
+    }
+
+    #[test]
+    fn short_and_damaged_streams_are_errors() {
+        let zlib = Decompressor::new(CompressionType::Zlib, 4096);
+        assert_eq!(zlib.decompress(&deflated(&cluster()[..4095])), Err(ENDS_EARLY));
+        assert_eq!(zlib.decompress(&[0xff; 700]), Err(BROKEN));
+        let zstd = Decompressor::new(CompressionType::Zstd, 4096);
+        let stream = zstd::bulk::compress(&cluster()[..100], 3).unwrap();
+        assert!(zstd.decompress(&stream).is_err());
+        assert_eq!(zstd.decompress(&[0xff; 700]), Err(BROKEN));
+    }
+}

@@ -1,0 +1,207 @@
+//! Reading: find each piece of the request, then move all pieces at once.
+//!
+//!   request -> pieces (consecutive guest bytes from one place) -> I/O of all pieces together -> done
+//!
+//! Host-adjacent pieces become one I/O. A request that lies in one piece, the common case, allocates
+//! nothing and, where the storage answers inline, awaits nothing.
+
+use std::sync::Arc;
+
+use cowl_format::{ByteCount, GuestOffset, HostOffset};
+use cowl_storage::{IoBuffer, Purpose, Storage};
+use futures_util::future::try_join_all;
+
+use crate::cache::DecodedKey;
+use crate::mapping::RunKind;
+use crate::{Error, Image};
+
+/// Where the bytes of a piece come from.
+enum Source<'a, S: Storage> {
+    /// Nowhere: zeros.
+    Zero,
+    /// A host file.
+    Host { file: &'a Arc<S>, at: HostOffset, purpose: Purpose },
+    /// A compressed cluster of layer `depth`, from byte `skip` on.
+    Compressed { depth: usize, key: DecodedKey, skip: usize },
+    /// The raw image at the bottom of the chain.
+    Base { at: GuestOffset },
+}
+
+/// Consecutive guest bytes from one place.
+struct Piece<'a, S: Storage> {
+    length: usize,
+    source: Source<'a, S>,
+}
+
+impl<S: Storage> Piece<'_, S> {
+    /// Whether `next` continues this piece in the same file, so that one I/O serves both.
+    fn is_continued_by(&self, next: &Self) -> bool {
+        let length = ByteCount::from_usize(self.length);
+        match (&self.source, &next.source) {
+            (Source::Zero, Source::Zero) => true,
+            (Source::Host { file, at, .. }, Source::Host { file: other, at: next, .. }) => {
+                Arc::ptr_eq(file, other) && *at + length == *next
+            }
+            (Source::Base { at }, Source::Base { at: next }) => *at + length == *next,
+            _ => false,
+        }
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// Fills `buffer` from guest offset `at`.
+    ///
+    /// Any offset and length within the disk; none needs alignment. After an error the buffer's content
+    /// is unspecified. Dropping the future abandons the read.
+    pub async fn read_into(&self, at: GuestOffset, buffer: &mut [u8]) -> Result<(), Error> {
+        self.check_range(at, ByteCount::from_usize(buffer.len()))?;
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let first = self.piece(at, buffer.len()).await?;
+        if first.length == buffer.len() {
+            return self.fill(first.source, buffer).await;
+        }
+        let pieces = self.pieces(at, first, buffer.len()).await?;
+        let mut rest = buffer;
+        let fills = pieces.into_iter().map(|piece| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(piece.length);
+            rest = tail;
+            self.fill(piece.source, head)
+        });
+        try_join_all(fills).await?;
+        Ok(())
+    }
+
+    /// Fills `buffer`, which the request owns, from guest offset `at`: without copying when the bytes lie
+    /// in one place of a host file.
+    pub async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
+        match self.single_host_piece(at, buffer.len()).await {
+            Err(error) => (Err(error), buffer),
+            Ok(Some((file, host, purpose))) => {
+                let (result, buffer) = file.read(host, buffer, purpose).await;
+                (result.map(drop).map_err(Error::from), buffer)
+            }
+            Ok(None) => {
+                let mut buffer = buffer;
+                let result = self.read_into(at, &mut buffer).await;
+                (result, buffer)
+            }
+        }
+    }
+
+    async fn single_host_piece(
+        &self,
+        at: GuestOffset,
+        length: usize,
+    ) -> Result<Option<(&Arc<S>, HostOffset, Purpose)>, Error> {
+        self.check_range(at, ByteCount::from_usize(length))?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let piece = self.piece(at, length).await?;
+        Ok(match piece.source {
+            Source::Host { file, at, purpose } if piece.length == length => {
+                Some((file, at, purpose))
+            }
+            _ => None,
+        })
+    }
+
+    async fn pieces<'a>(
+        &'a self,
+        at: GuestOffset,
+        first: Piece<'a, S>,
+        length: usize,
+    ) -> Result<Vec<Piece<'a, S>>, Error> {
+        let mut done = first.length;
+        let mut pieces = vec![first];
+        while done < length {
+            let next_at = at + ByteCount::from_usize(done);
+            let next = self.piece(next_at, length - done).await?;
+            done += next.length;
+            match pieces.last_mut() {
+                Some(last) if last.is_continued_by(&next) => last.length += next.length,
+                _ => pieces.push(next),
+            }
+        }
+        assert!(done == length);
+        Ok(pieces)
+    }
+
+    /// The piece at `at`, at most `length_max` bytes.
+    async fn piece(&self, at: GuestOffset, length_max: usize) -> Result<Piece<'_, S>, Error> {
+        let found = self.find(at, ByteCount::from_usize(length_max)).await?;
+        let length = found.length.as_usize();
+        let depth = found.depth;
+        let Some(kind) = found.kind else {
+            return Ok(Piece { length, source: Source::Base { at } });
+        };
+        let source = match kind {
+            RunKind::Unallocated { .. } | RunKind::Zero { .. } => Source::Zero,
+            RunKind::Data { host } => Source::Host {
+                file: self.layers()[depth].data_file(),
+                at: host,
+                purpose: if depth == 0 { Purpose::GuestData } else { Purpose::BackingData },
+            },
+            RunKind::Compressed { descriptor, skip } => {
+                let guest = GuestOffset::new(at.get() - skip.get());
+                let key = DecodedKey { descriptor, guest };
+                Source::Compressed { depth, key, skip: skip.as_usize() }
+            }
+        };
+        Ok(Piece { length, source })
+    }
+
+    async fn fill(&self, source: Source<'_, S>, buffer: &mut [u8]) -> Result<(), Error> {
+        match source {
+            Source::Zero => {
+                buffer.fill(0);
+                Ok(())
+            }
+            Source::Host { file, at, purpose } => {
+                fill_from(file.as_ref(), at, buffer, purpose).await
+            }
+            Source::Compressed { depth, key, skip } => {
+                self.fill_decoded(depth, key, skip, buffer).await
+            }
+            Source::Base { at } => {
+                let base = self.base().expect("a base piece comes from the base");
+                base.read_into(at, buffer).await.map_err(|error| Error::Backing(Box::new(error)))
+            }
+        }
+    }
+
+    async fn fill_decoded(
+        &self,
+        depth: usize,
+        key: DecodedKey,
+        skip: usize,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let cache = self.layers()[depth].decoded();
+        let range = skip..skip + buffer.len();
+        let hit = cache.peek(key, |cluster| buffer.copy_from_slice(&cluster.bytes[range.clone()]));
+        if hit.is_none() {
+            let cluster = cache.get_or_insert(key).await?;
+            buffer.copy_from_slice(&cluster.bytes[range]);
+        }
+        Ok(())
+    }
+}
+
+/// Reads straight into `buffer` where the storage answers inline, through an owned buffer otherwise.
+async fn fill_from<S: Storage>(
+    file: &S,
+    at: HostOffset,
+    buffer: &mut [u8],
+    purpose: Purpose,
+) -> Result<(), Error> {
+    if let Some(result) = file.try_read(at, buffer, purpose) {
+        return result.map(drop).map_err(Error::from);
+    }
+    let (result, owned) = file.read(at, IoBuffer::zeroed(buffer.len()), purpose).await;
+    result?;
+    buffer.copy_from_slice(&owned);
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! A plain file or block device, read and written with plain system calls on the calling thread.
+//!
+//! Every future of [`FileStorage`] is complete when it is first polled, so any executor will do, and is
+//! `Send`. For data in the page cache this is the fastest driver there is; a request that has to wait for
+//! a disk makes its thread wait.
+//!
+//! Invariants:
+//!   - a hot read or write is one system call: no lock, no allocation, no second call,
+//!   - no operation shrinks the file but [`Storage::set_len`](crate::Storage::set_len),
+//!   - a barrier that failed once fails for ever (see `barrier.rs`).
+
+mod barrier;
+mod direct;
+mod open_file;
+mod options;
+mod space;
+mod storage;
+mod transfer;
+
+pub(crate) use barrier::Barriers;
+pub(crate) use open_file::{FileKind, OpenFile, join};
+pub use options::{Access, Caching, Existence, FileOptions};
+pub use storage::FileStorage;

@@ -1,0 +1,287 @@
+//! An open host file and what was learnt about it at open: shared by the drivers that read and write it.
+//!
+//! Functions here are the bare operations and return the bare errno; the drivers add what, where and why.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::direct::Direct;
+use super::space::{self, Refused};
+use super::{Access, Barriers, Caching, Existence, FileOptions, transfer};
+use crate::{Capabilities, FileIdentity, IoBuffer, LockMode, Operation, StorageError, lock};
+
+/// What kind of file it is, as far as the operations differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Regular,
+    BlockDevice,
+    /// `/dev/null` and its like: nothing stored, nothing to make durable.
+    Character,
+}
+
+/// An open file.
+pub(crate) struct OpenFile {
+    pub(super) fd: OwnedFd,
+    pub(super) path: PathBuf,
+    pub(super) kind: FileKind,
+    pub(super) identity: FileIdentity,
+    pub(super) capabilities: Capabilities,
+    /// Logical block of a block device; 1 for others.
+    pub(super) device_block: u32,
+    /// Whether a discarded range is promised to read as zeros.
+    pub(super) can_discard: bool,
+    /// `None` through the page cache.
+    pub(super) direct: Option<Direct>,
+    pub(super) refused: Refused,
+    /// What is locked now.
+    lock: Mutex<LockMode>,
+    pub(crate) barriers: Barriers,
+}
+
+impl OpenFile {
+    /// Opens, checks the kind, takes the lock, and only then empties the file if that was asked for.
+    pub(crate) fn open(path: &Path, options: FileOptions) -> Result<Self, StorageError> {
+        let fail = |operation: Operation| {
+            move |errno: Errno| StorageError::new(path, operation, None, None, errno.into())
+        };
+        let fd = open_fd(path, options).map_err(fail(Operation::Open))?;
+        let file = Self::learn(fd, path, options).map_err(fail(Operation::Open))?;
+        file.change_lock(options.lock)?;
+        if options.existence == Existence::CreateOrEmpty && file.kind == FileKind::Regular {
+            file.set_length(0).map_err(fail(Operation::SetLength))?;
+        }
+        Ok(file)
+    }
+
+    fn learn(fd: OwnedFd, path: &Path, options: FileOptions) -> Result<Self, Errno> {
+        let facts = rustix::fs::fstat(&fd)?;
+        let kind = kind_of(FileType::from_raw_mode(facts.st_mode))?;
+        let is_block_device = kind == FileKind::BlockDevice;
+        let device_block = match is_block_device {
+            true => rustix::fs::ioctl_blksszget(&fd)?,
+            false => 1,
+        };
+        let direct = match options.caching {
+            Caching::PageCache => None,
+            Caching::Direct => Some(Direct::discover(fd.as_fd(), is_block_device)),
+        };
+        let read_only = options.access == Access::ReadOnly;
+        let can_discard = kind == FileKind::Regular && !read_only && space::punches(fd.as_fd());
+        let capabilities = Capabilities {
+            io_alignment: direct.as_ref().map_or(1, |direct| direct.io_alignment),
+            memory_alignment: direct.as_ref().map_or(1, |direct| direct.memory_alignment),
+            block_size: u32::try_from(facts.st_blksize).unwrap_or(4096),
+            read_only,
+            inline: true,
+            can_discard,
+            knows_holes: kind == FileKind::Regular,
+        };
+        Ok(Self {
+            identity: FileIdentity { device: facts.st_dev, inode: facts.st_ino },
+            path: path.to_owned(),
+            fd,
+            kind,
+            capabilities,
+            device_block,
+            can_discard,
+            direct,
+            refused: Refused::default(),
+            lock: Mutex::new(LockMode::None),
+            barriers: Barriers::default(),
+        })
+    }
+
+    /// Exchanges the image lock for another, or keeps it where that one cannot be had.
+    pub(crate) fn change_lock(&self, wanted: LockMode) -> Result<(), StorageError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        lock::change(self.fd(), &self.path, self.identity, *held, wanted)?;
+        *held = wanted;
+        Ok(())
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    pub(crate) fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    /// Whether offset, length and memory of a request need no bounce.
+    #[inline]
+    pub(crate) fn is_aligned(&self, at: u64, bytes: &[u8]) -> bool {
+        // Both are powers of two; through the page cache both are 1 and everything is aligned.
+        let io = u64::from(self.capabilities.io_alignment) - 1;
+        let memory = self.capabilities.memory_alignment as usize - 1;
+        (at | bytes.len() as u64) & io == 0 && bytes.as_ptr().addr() & memory == 0
+    }
+
+    /// Fills `bytes` from `at`, through a bounce where needed.
+    pub(crate) fn read_now(&self, at: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+        match &self.direct {
+            Some(direct) if !self.is_aligned(at, bytes) => {
+                direct.read_unaligned(self.fd(), at, bytes)
+            }
+            _ => self.read_aligned(at, bytes),
+        }
+    }
+
+    /// Fills `bytes` from `at`: nothing but `pread`.
+    #[inline]
+    pub(crate) fn read_aligned(&self, at: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+        transfer::read(self.fd(), at, bytes, self.capabilities.io_alignment)
+    }
+
+    /// Writes `bytes` at `at`, through a bounce where needed.
+    pub(crate) fn write_now(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let Some(direct) = &self.direct else {
+            return transfer::write(self.fd(), at, bytes);
+        };
+        if self.is_aligned(at, bytes) {
+            let _shared = direct.gate.read_blocking();
+            return transfer::write(self.fd(), at, bytes);
+        }
+        let _alone = direct.gate.write_blocking();
+        direct.write_unaligned(self.fd(), at, bytes, self.kind == FileKind::BlockDevice)
+    }
+
+    /// Fills `buffers` from `at`, through a bounce where needed.
+    pub(crate) fn read_vectored_now(
+        &self,
+        at: u64,
+        buffers: &mut [IoBuffer],
+    ) -> Result<usize, Errno> {
+        if self.direct.is_none() || self.are_aligned(at, buffers) {
+            let alignment = self.capabilities.io_alignment;
+            return transfer::read_vectored(self.fd(), at, buffers, alignment);
+        }
+        let mut joined = IoBuffer::zeroed(buffers.iter().map(|buffer| buffer.len()).sum());
+        let count = self.read_now(at, &mut joined)?;
+        let mut rest = &joined[..];
+        for buffer in buffers {
+            let (part, after) = rest.split_at(buffer.len());
+            buffer.copy_from_slice(part);
+            rest = after;
+        }
+        Ok(count)
+    }
+
+    /// Writes `buffers` at `at`, through a bounce where needed.
+    pub(crate) fn write_vectored_now(&self, at: u64, buffers: &[IoBuffer]) -> Result<(), Errno> {
+        let Some(direct) = &self.direct else {
+            return transfer::write_vectored(self.fd(), at, buffers);
+        };
+        if self.are_aligned(at, buffers) {
+            let _shared = direct.gate.read_blocking();
+            return transfer::write_vectored(self.fd(), at, buffers);
+        }
+        self.write_now(at, &join(buffers))
+    }
+
+    /// To be held while the file changes other than by a write.
+    pub(super) fn share_gate(&self) -> Option<async_lock::RwLockReadGuard<'_, ()>> {
+        self.direct.as_ref().map(|direct| direct.gate.read_blocking())
+    }
+
+    fn are_aligned(&self, at: u64, buffers: &[IoBuffer]) -> bool {
+        buffers.iter().all(|buffer| self.is_aligned(at, buffer))
+    }
+
+    /// Length of a file, capacity of a device.
+    pub(crate) fn length(&self) -> Result<u64, Errno> {
+        match self.kind {
+            FileKind::BlockDevice => rustix::fs::seek(&self.fd, SeekFrom::End(0)),
+            FileKind::Regular | FileKind::Character => {
+                Ok(u64::try_from(rustix::fs::fstat(&self.fd)?.st_size).unwrap_or(0))
+            }
+        }
+    }
+
+    /// Bytes of the blocks the host keeps for the file.
+    pub(crate) fn allocated(&self) -> Result<u64, Errno> {
+        match self.kind {
+            FileKind::Regular => {
+                let blocks = u64::try_from(rustix::fs::fstat(&self.fd)?.st_blocks).unwrap_or(0);
+                Ok(blocks.saturating_mul(512))
+            }
+            FileKind::BlockDevice | FileKind::Character => self.length(),
+        }
+    }
+
+    pub(crate) fn set_length(&self, length: u64) -> Result<(), Errno> {
+        let _shared = self.share_gate();
+        loop {
+            match rustix::fs::ftruncate(&self.fd, length) {
+                Err(Errno::INTR) => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// One buffer with the bytes of all.
+pub(crate) fn join(buffers: &[IoBuffer]) -> IoBuffer {
+    let mut joined = IoBuffer::zeroed(buffers.iter().map(|buffer| buffer.len()).sum());
+    let mut rest = &mut joined[..];
+    for buffer in buffers {
+        let (part, after) = rest.split_at_mut(buffer.len());
+        part.copy_from_slice(buffer);
+        rest = after;
+    }
+    joined
+}
+
+fn open_fd(path: &Path, options: FileOptions) -> Result<OwnedFd, Errno> {
+    // Opening a FIFO would wait for its other end.
+    if let Ok(facts) = rustix::fs::stat(path) {
+        kind_of(FileType::from_raw_mode(facts.st_mode))?;
+    }
+    let mut flags = OFlags::CLOEXEC | OFlags::NOCTTY;
+    flags |= match options.access {
+        Access::ReadOnly => OFlags::RDONLY,
+        Access::ReadWrite => OFlags::RDWR,
+    };
+    flags |= match options.existence {
+        Existence::MustExist => OFlags::empty(),
+        // Never O_TRUNC: the file is not ours before the lock is held.
+        Existence::CreateOrKeep | Existence::CreateOrEmpty => OFlags::CREATE,
+        Existence::MustBeNew => OFlags::CREATE | OFlags::EXCL,
+    };
+    flags |= match options.caching {
+        Caching::PageCache => OFlags::empty(),
+        Caching::Direct => OFlags::DIRECT,
+    };
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    loop {
+        match rustix::fs::open(path, flags, mode) {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+fn kind_of(file_type: FileType) -> Result<FileKind, Errno> {
+    match file_type {
+        FileType::RegularFile => Ok(FileKind::Regular),
+        FileType::BlockDevice => Ok(FileKind::BlockDevice),
+        FileType::CharacterDevice => Ok(FileKind::Character),
+        FileType::Directory => Err(Errno::ISDIR),
+        _ => Err(Errno::SPIPE),
+    }
+}

@@ -1,0 +1,12 @@
+//! The drivers and layers of `cowl-storage`, seen from outside.
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+mod qemu;
+mod steps;
+
+mod file;
+mod layers;
+mod lock;
+mod memory;
