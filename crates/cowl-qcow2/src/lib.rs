@@ -5,7 +5,8 @@
 //! the embedder, CPU-heavy work goes through [`Offload`].
 //!
 //! Reading top-down: `image` routes a request, `mapping` finds where bytes live, `cache` keeps tables,
-//! `request` moves the bytes, `check` judges the metadata.
+//! `request` moves the bytes, `check` judges the metadata, `create` makes
+//! new images.
 #![forbid(unsafe_code)]
 
 mod image;
@@ -20,6 +21,8 @@ mod request;
 
 mod check;
 
+mod create;
+
 mod error;
 mod offload;
 
@@ -28,6 +31,9 @@ pub use cache::{
     MetadataCaches, RefBlock, RefBlockCacheBackend,
 };
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check};
+pub use create::{
+    Builder, BuilderFiles, CompressedCluster, CreateError, CreateOptions, Preallocation, create,
+};
 pub use error::Error;
 pub use image::Image;
 pub use layer::{Layer, LayerStats};

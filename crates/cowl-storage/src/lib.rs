@@ -1,7 +1,7 @@
 //! Host side of cowl: files, block devices and memory behind one trait.
 //!
 //! [`Storage`] is what the engine reads and writes. Drivers implement it ([`FileStorage`],
-//! `UringStorage`, `MemoryStorage`), layers wrap it (trace, fault, read-only). All system calls of the
+//! [`UringStorage`], [`MemoryStorage`]), layers wrap it ([`TraceStorage`], [`FaultStorage`], [`ReadOnlyStorage`]). All system calls of the
 //! project are made in this crate.
 //!
 //! Invariant: every I/O names its [`Purpose`], so that faults, traces and tests can address it.
@@ -15,6 +15,8 @@ mod lock;
 mod memory;
 mod purpose;
 mod storage;
+mod sys;
+mod uring;
 
 pub use buffer::IoBuffer;
 pub use error::{Operation, StorageError};
@@ -28,3 +30,4 @@ pub use purpose::Purpose;
 pub use storage::{
     Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };
+pub use uring::UringStorage;

@@ -29,9 +29,8 @@ impl References {
     pub(crate) fn new(host_clusters: u64, geometry: Geometry, file_length: u64) -> Self {
         // The last cluster of a file may be cut short: a reference may reach one cluster further.
         let length = usize::try_from(host_clusters + 1).expect("limited");
-        let counts = vec![0_u8; length].into_iter().map(AtomicU8::new).collect();
         Self {
-            counts,
+            counts: bytemuck::zeroed_slice_box(length),
             large: Mutex::default(),
             end: AtomicU64::new(host_clusters),
             geometry,

@@ -112,7 +112,7 @@ mod tests {
     use super::{BROKEN, Decompressor, ENDS_EARLY, GOES_ON};
 
     fn cluster() -> Vec<u8> {
-        (0..4096_u32).map(|index| (index / 7) as u8).collect()
+        (0..4096_u32).map(|index| (index / 7).to_le_bytes()[0]).collect()
     }
 
     fn deflated(bytes: &[u8]) -> Vec<u8> {

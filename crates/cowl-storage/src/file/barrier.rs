@@ -55,6 +55,11 @@ impl Barriers {
         self.begin(arrival, self.outcome.lock_arc_blocking())
     }
 
+    /// As [`Self::turn_blocking`], without blocking the thread.
+    pub(crate) async fn turn(&self, arrival: Arrival) -> Result<Option<Turn>, Errno> {
+        self.begin(arrival, self.outcome.lock_arc().await)
+    }
+
     fn begin(
         &self,
         arrival: Arrival,

@@ -7,6 +7,7 @@
 //! Nothing here writes to the file to find out its alignment.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use async_lock::RwLock;
 use rustix::fs::{AtFlags, StatxFlags};
@@ -31,7 +32,7 @@ pub(crate) struct Direct {
     /// Memory starts at a multiple of this.
     pub(crate) memory_alignment: u32,
     /// Held alone by read-modify-write, shared by every other change.
-    pub(crate) gate: RwLock<()>,
+    pub(crate) gate: Arc<RwLock<()>>,
 }
 
 impl Direct {
@@ -39,7 +40,7 @@ impl Direct {
     pub(crate) fn discover(fd: BorrowedFd<'_>, is_block_device: bool) -> Self {
         let (io_alignment, memory_alignment) =
             ask(fd).unwrap_or_else(|| probe(fd, is_block_device));
-        Self { io_alignment, memory_alignment, gate: RwLock::new(()) }
+        Self { io_alignment, memory_alignment, gate: Arc::default() }
     }
 
     /// Reads any range into any memory.

@@ -4,8 +4,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use async_lock::{RwLock, RwLockReadGuard};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -195,11 +196,16 @@ impl OpenFile {
     }
 
     /// To be held while the file changes other than by a write.
-    pub(super) fn share_gate(&self) -> Option<async_lock::RwLockReadGuard<'_, ()>> {
+    pub(super) fn share_gate(&self) -> Option<RwLockReadGuard<'_, ()>> {
         self.direct.as_ref().map(|direct| direct.gate.read_blocking())
     }
 
-    fn are_aligned(&self, at: u64, buffers: &[IoBuffer]) -> bool {
+    /// Held by whoever changes an `O_DIRECT` file: see `direct.rs`.
+    pub(crate) fn gate(&self) -> Option<&Arc<RwLock<()>>> {
+        self.direct.as_ref().map(|direct| &direct.gate)
+    }
+
+    pub(crate) fn are_aligned(&self, at: u64, buffers: &[IoBuffer]) -> bool {
         buffers.iter().all(|buffer| self.is_aligned(at, buffer))
     }
 

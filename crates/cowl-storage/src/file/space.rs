@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{FileKind, OpenFile};
-use crate::{HostExtent, IoBuffer, ZeroMode};
+use crate::{Allocation, HostExtent, IoBuffer, ZeroMode};
 
 /// Zeros written at once where the host offers nothing better.
 const ZEROS_MAX: usize = 1 << 20;
@@ -107,8 +107,16 @@ impl OpenFile {
         Ok(())
     }
 
+    /// Gives a range blocks.
+    pub(crate) fn allocate(&self, at: u64, length: u64, how: Allocation) -> Result<(), Errno> {
+        match how {
+            Allocation::Reserve => self.reserve(at, length),
+            Allocation::WriteZeros => self.write_zeros(at, length),
+        }
+    }
+
     /// Reserves blocks without touching what is stored in them.
-    pub(crate) fn reserve(&self, at: u64, length: u64) -> Result<(), Errno> {
+    fn reserve(&self, at: u64, length: u64) -> Result<(), Errno> {
         let end = end_of(at, length)?;
         match self.kind {
             _ if length == 0 => Ok(()),
@@ -120,7 +128,7 @@ impl OpenFile {
     }
 
     /// Writes zeros over a range.
-    pub(crate) fn write_zeros(&self, at: u64, length: u64) -> Result<(), Errno> {
+    fn write_zeros(&self, at: u64, length: u64) -> Result<(), Errno> {
         let chunk_max = ZEROS_MAX as u64;
         let zeros = IoBuffer::zeroed(usize::try_from(length.min(chunk_max)).unwrap_or(ZEROS_MAX));
         let mut done = 0;

@@ -28,6 +28,10 @@ impl FileStorage {
         self.file.change_lock(wanted)
     }
 
+    pub(crate) fn into_open_file(self) -> OpenFile {
+        self.file
+    }
+
     #[cold]
     fn error(
         &self,
@@ -203,11 +207,11 @@ impl Storage for FileStorage {
         how: Allocation,
         purpose: Purpose,
     ) -> Result<(), StorageError> {
-        let result = match how {
-            Allocation::Reserve => self.file.reserve(at.get(), length.get()),
-            Allocation::WriteZeros => self.file.write_zeros(at.get(), length.get()),
-        };
-        result.map_err(self.range_error(Operation::Allocate, purpose, (at, length)))
+        self.file.allocate(at.get(), length.get(), how).map_err(self.range_error(
+            Operation::Allocate,
+            purpose,
+            (at, length),
+        ))
     }
 
     async fn set_len(&self, length: ByteCount, purpose: Purpose) -> Result<(), StorageError> {

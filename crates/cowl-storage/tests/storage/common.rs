@@ -43,6 +43,9 @@ pub(crate) const NEW: FileOptions = FileOptions {
 
 pub(crate) const NEW_DIRECT: FileOptions = FileOptions { caching: Caching::Direct, ..NEW };
 
+/// A device that is there.
+pub(crate) const DEVICE: FileOptions = FileOptions { existence: Existence::MustExist, ..NEW };
+
 /// A file with `content`, open with `options`.
 pub(crate) fn file_with(content: &[u8], options: FileOptions) -> (FileStorage, Scratch) {
     let scratch = scratch();

@@ -10,3 +10,4 @@ mod file;
 mod layers;
 mod lock;
 mod memory;
+mod uring;

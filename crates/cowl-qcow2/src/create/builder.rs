@@ -1,0 +1,313 @@
+//! Takes the clusters of a new image from any number of threads and writes its tables at the end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use cowl_format::{
+    ByteCount, CompressedDescriptor, Geometry, GuestOffset, Header, HostCluster, HostOffset,
+    L1Entry, L2Entry, Version,
+};
+use cowl_storage::{IoBuffer, Purpose, Storage};
+
+use crate::create::header::header;
+use crate::create::host_space::HostSpace;
+use crate::create::options::{CreateError, CreateOptions};
+use crate::create::refcounts;
+
+/// The files of a new image, both empty.
+pub struct BuilderFiles<S> {
+    /// The image file.
+    pub image: Arc<S>,
+    /// The external data file, for an image that has one.
+    pub data: Option<Arc<S>>,
+}
+
+/// A cluster to store compressed.
+#[derive(Clone, Copy, Debug)]
+pub struct CompressedCluster<'a> {
+    /// Its first guest byte.
+    pub guest: GuestOffset,
+    /// Its stream, shorter than a cluster.
+    pub stream: &'a [u8],
+}
+
+/// An L2 table under construction, in host byte order.
+type Table = Box<[AtomicU64]>;
+
+/// A new image under construction.
+///
+/// Dropping it leaves a file without a header, which nothing takes for an image.
+pub struct Builder<S> {
+    files: BuilderFiles<S>,
+    header: Header,
+    first_block: HostCluster,
+    space: Mutex<HostSpace>,
+    tables: Box<[OnceLock<Table>]>,
+}
+
+impl<S: Storage> Builder<S> {
+    /// Starts an image. `clusters_max` bounds the host clusters of data it will get, to size the refcount
+    /// table.
+    pub fn new(
+        files: BuilderFiles<S>,
+        options: &CreateOptions,
+        clusters_max: u64,
+    ) -> Result<Self, CreateError> {
+        let geometry = options.check()?;
+        assert_eq!(files.data.is_some(), options.data_file.is_some());
+        let mut header = header(options, geometry);
+        let l1_clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);
+        let tables_max = u64::from(header.l1_entries).min(clusters_max);
+        // Header, first block and the table itself; the table is at most 8 MiB, so one more round.
+        let metadata = 2 + l1_clusters + tables_max;
+        let estimate = refcounts::table_clusters(clusters_max + metadata, geometry)?;
+        let all = clusters_max + metadata + u64::from(estimate);
+        let table_clusters = refcounts::table_clusters(all, geometry)?;
+        let start = |cluster: u64| geometry.host_cluster_start(HostCluster::new(cluster));
+        let first_block = 1 + u64::from(table_clusters);
+        header.refcount_table_offset = start(1);
+        header.refcount_table_clusters = table_clusters;
+        header.l1_offset = start(first_block + 1);
+        // The header has to fit now, not after gigabytes were written.
+        header.encode().ok_or(CreateError::HeaderTooLarge)?;
+        let first_free = HostCluster::new(first_block + 1 + l1_clusters);
+        Ok(Self {
+            tables: (0..header.l1_entries).map(|_| OnceLock::new()).collect(),
+            files,
+            header,
+            first_block: HostCluster::new(first_block),
+            space: Mutex::new(HostSpace::new(geometry, first_free)),
+        })
+    }
+
+    /// Cluster size and entry widths.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.header.geometry
+    }
+
+    /// Size of the disk.
+    #[must_use]
+    pub fn size(&self) -> ByteCount {
+        self.header.size
+    }
+
+    /// Whether clusters can say that they read as zeros: not in version 2.
+    #[must_use]
+    pub fn has_zero_clusters(&self) -> bool {
+        self.header.version == Version::V3
+    }
+
+    /// Stores `data` from `guest` on, one run of host clusters. `guest` is cluster-aligned; `data` is whole
+    /// clusters, except at the end of the disk.
+    ///
+    /// Each guest cluster is stored at most once.
+    pub async fn write(&self, guest: GuestOffset, data: IoBuffer) -> Result<(), CreateError> {
+        let geometry = self.geometry();
+        let clusters = geometry.clusters_for(data.len() as u64);
+        let end = guest.get() + data.len() as u64;
+        assert!(guest.is_aligned_to(geometry.cluster_size()));
+        assert!(end == self.size().get() || geometry.is_cluster_aligned(end));
+        assert!(end <= self.size().get());
+        let (file, host) = match &self.files.data {
+            Some(data) => (data, HostOffset::new(guest.get())),
+            None => (&self.files.image, geometry.host_cluster_start(self.take(clusters))),
+        };
+        let (result, _) = file.write(host, data, Purpose::GuestData).await;
+        result?;
+        self.map_run(guest, host, clusters);
+        Ok(())
+    }
+
+    /// Maps `clusters` clusters from `guest` on to host space that reads as zeros, without writing.
+    pub fn reserve(&self, guest: GuestOffset, clusters: u64) -> HostOffset {
+        let geometry = self.geometry();
+        let host = match &self.files.data {
+            Some(_) => HostOffset::new(guest.get()),
+            None => geometry.host_cluster_start(self.take(clusters)),
+        };
+        self.map_run(guest, host, clusters);
+        host
+    }
+
+    /// Marks `length` bytes from `guest` on as reading zeros: whole clusters, except at the end of the
+    /// disk. Needed only over a backing file; without one, what is not stored reads as zeros.
+    pub fn mark_zero(&self, guest: GuestOffset, length: ByteCount) {
+        assert!(self.has_zero_clusters());
+        let geometry = self.geometry();
+        let mut at = guest;
+        for _ in 0..geometry.clusters_for(length.get()) {
+            self.map(at, L2Entry::zero(None, geometry));
+            at = at + ByteCount::new(geometry.cluster_size());
+        }
+    }
+
+    /// Stores compressed clusters side by side, in one write.
+    pub async fn write_compressed(
+        &self,
+        clusters: &[CompressedCluster<'_>],
+    ) -> Result<(), CreateError> {
+        assert!(self.files.data.is_none());
+        let geometry = self.geometry();
+        let lengths: Vec<usize> = clusters.iter().map(|cluster| cluster.stream.len()).collect();
+        // Two writers must not share a block that the driver can only write whole.
+        let align = u64::from(self.files.image.capabilities().io_alignment);
+        let places = self.space().streams(&lengths, align);
+        let mut stretch: Vec<u8> = Vec::new();
+        let mut start = places.first().copied().unwrap_or(HostOffset::ZERO);
+        for (cluster, &at) in clusters.iter().zip(&places) {
+            if start + ByteCount::from_usize(stretch.len()) != at {
+                self.write_streams(start, &stretch, align).await?;
+                stretch.clear();
+                start = at;
+            }
+            stretch.extend(cluster.stream);
+        }
+        self.write_streams(start, &stretch, align).await?;
+        for (cluster, &at) in clusters.iter().zip(&places) {
+            let length = ByteCount::from_usize(cluster.stream.len());
+            let descriptor = CompressedDescriptor::new(at, length, geometry)
+                .ok_or(CreateError::CompressedOutOfReach { at: at.get() })?;
+            self.map(cluster.guest, L2Entry::compressed(descriptor, geometry));
+        }
+        Ok(())
+    }
+
+    async fn write_streams(
+        &self,
+        at: HostOffset,
+        bytes: &[u8],
+        align: u64,
+    ) -> Result<(), CreateError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let length = ByteCount::new((bytes.len() as u64).next_multiple_of(align)).as_usize();
+        let mut buffer = IoBuffer::zeroed(length);
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        let (result, _) = self.files.image.write(at, buffer, Purpose::CompressedData).await;
+        Ok(result?)
+    }
+
+    /// Writes the tables, makes everything durable, then writes the header and makes that durable too.
+    ///
+    /// `durable` may be left out by a caller who throws the file away after a crash anyway.
+    pub async fn finish(self, durable: bool) -> Result<Header, CreateError> {
+        let geometry = self.geometry();
+        let l1 = self.write_tables().await?;
+        let mut l1_bytes = IoBuffer::zeroed(self.header.l1_entries as usize * 8);
+        for (word, entry) in l1_bytes.chunks_exact_mut(8).zip(&l1) {
+            word.copy_from_slice(&entry.raw().to_be_bytes());
+        }
+        let file = &self.files.image;
+        if !l1_bytes.is_empty() {
+            let (result, _) = file.write(self.header.l1_offset, l1_bytes, Purpose::L1Table).await;
+            result?;
+        }
+        let mut space = self.space.into_inner().unwrap_or_else(PoisonError::into_inner);
+        refcounts::write(
+            file.as_ref(),
+            &mut space,
+            geometry.host_cluster(self.header.refcount_table_offset),
+            self.header.refcount_table_clusters,
+            self.first_block,
+            geometry,
+        )
+        .await?;
+        for file in [Some(file), self.files.data.as_ref()].into_iter().flatten() {
+            if durable {
+                file.barrier(Purpose::Barrier).await?;
+            }
+        }
+        let bytes = self.header.encode().ok_or(CreateError::HeaderTooLarge)?;
+        let buffer = IoBuffer::from_slice(&bytes);
+        let (result, _) = file.write(HostOffset::ZERO, buffer, Purpose::Header).await;
+        result?;
+        if durable {
+            file.barrier(Purpose::Barrier).await?;
+        }
+        Ok(self.header)
+    }
+
+    /// Writes all L2 tables side by side and returns the L1 table that names them.
+    async fn write_tables(&self) -> Result<Vec<L1Entry>, CreateError> {
+        let geometry = self.geometry();
+        let cluster_len = geometry.cluster_len();
+        let used = self.tables.iter().filter(|table| table.get().is_some()).count() as u64;
+        let first = self.take(used);
+        let mut l1 = Vec::with_capacity(self.tables.len());
+        let mut batch = TableBatch::new(geometry.host_cluster_start(first));
+        let mut next = first.get();
+        for table in &self.tables {
+            let Some(table) = table.get() else {
+                l1.push(L1Entry::UNALLOCATED);
+                continue;
+            };
+            let host = geometry.host_cluster_start(HostCluster::new(next));
+            l1.push(L1Entry::new(host, true, geometry));
+            next += 1;
+            let words = table.iter().map(|word| word.load(Ordering::Relaxed).to_be_bytes());
+            batch.bytes.extend(words.flatten());
+            if TableBatch::BYTES <= batch.bytes.len() + cluster_len {
+                batch.write(self.files.image.as_ref()).await?;
+            }
+        }
+        batch.write(self.files.image.as_ref()).await?;
+        Ok(l1)
+    }
+
+    fn take(&self, clusters: u64) -> HostCluster {
+        self.space().clusters(clusters)
+    }
+
+    fn space(&self) -> MutexGuard<'_, HostSpace> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn map_run(&self, guest: GuestOffset, host: HostOffset, clusters: u64) {
+        let geometry = self.geometry();
+        for index in 0..clusters {
+            let offset = ByteCount::new(index * geometry.cluster_size());
+            self.map(guest + offset, L2Entry::data(host + offset, true, geometry));
+        }
+    }
+
+    pub(super) fn map(&self, guest: GuestOffset, entry: L2Entry) {
+        let geometry = self.geometry();
+        let l1 = geometry.l1_index(guest).expect("within the disk").get() as usize;
+        let words = geometry.cluster_len() / 8;
+        let table = self.tables[l1].get_or_init(|| bytemuck::zeroed_slice_box(words));
+        let entry_words = geometry.l2_entry_len() / 8;
+        let word = geometry.l2_index(guest).get() as usize * entry_words;
+        table[word].store(entry.raw, Ordering::Relaxed);
+        if entry_words == 2 {
+            table[word + 1].store(entry.bitmap, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tables gathered for one write.
+struct TableBatch {
+    at: HostOffset,
+    bytes: Vec<u8>,
+}
+
+impl TableBatch {
+    const BYTES: usize = 4 << 20;
+
+    fn new(at: HostOffset) -> Self {
+        Self { at, bytes: Vec::new() }
+    }
+
+    async fn write<S: Storage>(&mut self, file: &S) -> Result<(), CreateError> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let buffer = IoBuffer::from_slice(&self.bytes);
+        let (result, _) = file.write(self.at, buffer, Purpose::L2Table).await;
+        result?;
+        self.at = self.at + ByteCount::from_usize(self.bytes.len());
+        self.bytes.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! The same files as [`FileStorage`](crate::FileStorage), driven by the ring of the calling thread.
+//!
+//! Reads, writes and barriers are requests to the kernel that complete later; the thread serves other
+//! tasks meanwhile. What has no request (zeroing, discarding, changing the length) or needs several steps
+//! under a lock (unaligned `O_DIRECT` writes) runs on the worker threads of the runtime.
+//!
+//! The storage is `Send + Sync` and belongs to no thread: each request goes to the ring of the thread
+//! that makes it. The futures stay on that thread.
+//!
+//! Invariants:
+//!   - buffer, open file and gate of a request belong to the kernel's request, not to the future: a
+//!     dropped future leaves them in place until the kernel is done,
+//!   - a dropped write may be carried out wholly, in part or not at all; a dropped barrier is always
+//!     carried out, because a failure that nobody hears of would be taken for success later.
+
+mod ring;
+mod storage;
+
+pub use storage::UringStorage;

@@ -1,0 +1,223 @@
+//! Whole transfers out of the requests a ring offers: short counts and `EINTR` are met with another one.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use async_lock::RwLockReadGuardArc;
+use compio::BufResult;
+use compio::buf::{IntoInner, IoBuf};
+use compio::driver::op;
+use compio::runtime::submit;
+
+use crate::IoBuffer;
+use crate::file::OpenFile;
+
+/// Bytes of one request. The kernel cuts at 2 GiB anyway, and its count has 32 bits.
+const REQUEST_MAX: usize = 1 << 30;
+
+/// The most buffers the kernel takes in one request.
+const IOV_MAX: usize = 1024;
+
+/// What a request keeps until the kernel is done: the open file, and the gate where it changes an
+/// `O_DIRECT` file.
+#[derive(Clone)]
+pub(super) struct Target {
+    file: Arc<OpenFile>,
+    _gate: Option<Arc<RwLockReadGuardArc<()>>>,
+}
+
+impl Target {
+    /// For requests that change nothing.
+    pub(super) fn reading(file: &Arc<OpenFile>) -> Self {
+        Self { file: Arc::clone(file), _gate: None }
+    }
+
+    /// For aligned writes; waits for an unaligned one.
+    pub(super) async fn writing(file: &Arc<OpenFile>) -> Self {
+        let gate = match file.gate() {
+            Some(gate) => Some(Arc::new(gate.read_arc().await)),
+            None => None,
+        };
+        Self { file: Arc::clone(file), _gate: gate }
+    }
+
+    fn alignment(&self) -> usize {
+        self.file.capabilities().io_alignment as usize
+    }
+}
+
+impl AsFd for Target {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.fd()
+    }
+}
+
+/// Refuses offsets that no file has. A request would take the largest one for "wherever the file stands".
+fn check_offset(at: u64) -> io::Result<()> {
+    match i64::try_from(at) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(rustix::io::Errno::INVAL.into()),
+    }
+}
+
+/// Fills `buffer` from byte `skip` on, from `at`; zeros from the end of the file on. Returns how many bytes
+/// came from the file.
+pub(super) async fn read(
+    target: Target,
+    at: u64,
+    mut buffer: IoBuffer,
+    skip: usize,
+) -> (io::Result<usize>, IoBuffer) {
+    if let Err(error) = check_offset(at) {
+        return (Err(error), buffer);
+    }
+    let mut done = skip;
+    while done < buffer.len() {
+        let end = buffer.len().min(done + REQUEST_MAX);
+        let offset = at + (done - skip) as u64;
+        let request = op::ReadAt::new(target.clone(), offset, buffer.slice(done..end));
+        let BufResult(result, request) = submit(request).await;
+        buffer = request.into_inner().into_inner();
+        match result {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (Err(error), buffer),
+        }
+        // With O_DIRECT: the end of the file, and going on would be misaligned.
+        if !(done - skip).is_multiple_of(target.alignment()) {
+            break;
+        }
+    }
+    buffer[done..].fill(0);
+    (Ok(done - skip), buffer)
+}
+
+/// Writes `buffer` from byte `skip` on, at `at`.
+pub(super) async fn write(
+    target: Target,
+    at: u64,
+    mut buffer: IoBuffer,
+    skip: usize,
+) -> (io::Result<()>, IoBuffer) {
+    if let Err(error) = check_offset(at) {
+        return (Err(error), buffer);
+    }
+    let mut done = skip;
+    while done < buffer.len() {
+        let end = buffer.len().min(done + REQUEST_MAX);
+        let offset = at + (done - skip) as u64;
+        let request = op::WriteAt::new(target.clone(), offset, buffer.slice(done..end));
+        let BufResult(result, request) = submit(request).await;
+        buffer = request.into_inner().into_inner();
+        match result {
+            // A device that takes nothing and names no reason is full.
+            Ok(0) => return (Err(rustix::io::Errno::NOSPC.into()), buffer),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (Err(error), buffer),
+        }
+    }
+    (Ok(()), buffer)
+}
+
+/// Fills `buffers` one after another, in one request where the kernel serves it whole.
+pub(super) async fn read_vectored(
+    target: Target,
+    at: u64,
+    mut buffers: Vec<IoBuffer>,
+) -> (io::Result<usize>, Vec<IoBuffer>) {
+    if let Err(error) = check_offset(at) {
+        return (Err(error), buffers);
+    }
+    let mut first = 0;
+    if 1 < buffers.len() && buffers.len() <= IOV_MAX {
+        let request = op::ReadVectoredAt::new(target.clone(), at, buffers);
+        let BufResult(result, request) = submit(request).await;
+        buffers = request.into_inner();
+        match result {
+            Ok(count) => first = count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (Err(error), buffers),
+        }
+    }
+    // The rest, if any, buffer by buffer; at the end of the file that is one request more.
+    let mut real = first;
+    let mut start = 0;
+    let mut ended = !first.is_multiple_of(target.alignment());
+    for buffer in &mut buffers {
+        let end = start + buffer.len();
+        let skip = first.saturating_sub(start).min(buffer.len());
+        if ended {
+            buffer[skip..].fill(0);
+        } else if skip < buffer.len() {
+            let taken = std::mem::replace(buffer, IoBuffer::zeroed(0));
+            let (result, taken) =
+                read(target.clone(), at + (start + skip) as u64, taken, skip).await;
+            *buffer = taken;
+            match result {
+                Ok(count) => {
+                    real += count;
+                    ended = count < buffer.len() - skip;
+                }
+                Err(error) => return (Err(error), buffers),
+            }
+        }
+        start = end;
+    }
+    (Ok(real), buffers)
+}
+
+/// Writes `buffers` one after another, in one request where the kernel takes it whole.
+pub(super) async fn write_vectored(
+    target: Target,
+    at: u64,
+    mut buffers: Vec<IoBuffer>,
+) -> (io::Result<()>, Vec<IoBuffer>) {
+    if let Err(error) = check_offset(at) {
+        return (Err(error), buffers);
+    }
+    let mut first = 0;
+    if 1 < buffers.len() && buffers.len() <= IOV_MAX {
+        let request = op::WriteVectoredAt::new(target.clone(), at, buffers);
+        let BufResult(result, request) = submit(request).await;
+        buffers = request.into_inner();
+        match result {
+            Ok(count) => first = count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (Err(error), buffers),
+        }
+    }
+    let mut start = 0;
+    for buffer in &mut buffers {
+        let end = start + buffer.len();
+        let skip = first.saturating_sub(start).min(buffer.len());
+        if skip < buffer.len() {
+            let taken = std::mem::replace(buffer, IoBuffer::zeroed(0));
+            let (result, taken) =
+                write(target.clone(), at + (start + skip) as u64, taken, skip).await;
+            *buffer = taken;
+            if let Err(error) = result {
+                return (Err(error), buffers);
+            }
+        }
+        start = end;
+    }
+    (Ok(()), buffers)
+}
+
+/// Makes everything written durable.
+pub(super) async fn fdatasync(target: Target) -> Result<(), rustix::io::Errno> {
+    loop {
+        let BufResult(result, _) = submit(op::Sync::new(target.clone(), true)).await;
+        match result {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let errno = rustix::io::Errno::from_io_error(&error);
+                return Err(errno.unwrap_or(rustix::io::Errno::IO));
+            }
+        }
+    }
+}
