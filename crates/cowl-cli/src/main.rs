@@ -7,6 +7,7 @@
 mod cache_mode;
 mod commands;
 mod creation_options;
+mod disk;
 mod failure;
 mod getopt;
 mod help;

@@ -5,7 +5,7 @@ use serde::Serialize;
 /// What a check found. Counters that are zero are left out of the JSON, as qemu-img does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct CheckReport {
+pub struct CheckSummary {
     /// First byte after the last cluster in use.
     #[serde(skip_serializing_if = "is_zero")]
     pub image_end_offset: u64,
@@ -33,9 +33,25 @@ pub struct CheckReport {
     /// Allocated clusters that do not continue their predecessor.
     #[serde(skip_serializing_if = "is_zero")]
     pub fragmented_clusters: u64,
-    /// One line per finding, in the order found; not part of the JSON.
-    #[serde(skip)]
-    pub findings: Vec<String>,
+}
+
+impl CheckSummary {
+    /// The numbers of `report` on the qcow2 image called `filename`.
+    #[must_use]
+    pub fn new(filename: String, report: &cowl::CheckReport) -> Self {
+        Self {
+            image_end_offset: report.image_end_offset.unwrap_or(0),
+            compressed_clusters: report.compressed_clusters,
+            total_clusters: report.total_clusters,
+            corruptions: report.corruptions,
+            check_errors: report.check_errors,
+            leaks: report.leaks,
+            allocated_clusters: report.allocated_clusters,
+            filename,
+            format: cowl::Format::Qcow2.name().to_owned(),
+            fragmented_clusters: report.fragmented_clusters,
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]

@@ -1,6 +1,8 @@
-//! What an image says about itself.
+//! What an image says about itself, as values in the order in which qemu-img prints them.
 //!
 //! Names are text: bytes of a file name that are no UTF-8 are replaced, because JSON can hold nothing else.
+//!
+//! Not here: how the facts are found, see `inspect.rs`.
 
 use serde::{Serialize, Serializer};
 
@@ -42,6 +44,9 @@ pub struct ImageInfo {
     pub backing_filename: Option<String>,
     /// Whether refcounts may be stale.
     pub dirty_flag: bool,
+    /// What could not be found out; not part of the JSON.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// A named file below an image.

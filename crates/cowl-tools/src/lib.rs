@@ -4,22 +4,27 @@
 //! qemu-img; the fields stand in the order in which qemu-img prints them, so that the text is the same too.
 #![forbid(unsafe_code)]
 
+mod block_status;
 mod check;
 mod compare;
 mod info;
+mod inspect;
+mod luks;
 mod map;
 mod measure;
 mod progress;
 
-pub use check::CheckReport;
-pub use compare::{CompareReport, SizeMismatch};
+pub use block_status::{BlockStatus, BlockStatuses, disk_size};
+pub use check::CheckSummary;
+pub use compare::{CompareError, Comparison, Strictness, compare};
 pub use info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, KeySlotInfo, LuksInfo, NodeInfo,
     Qcow2Info, SnapshotInfo,
 };
-pub use map::MapEntry;
+pub use inspect::{InfoError, InfoOptions, info, info_chain};
+pub use map::{MapEntry, map};
 pub use measure::{
-    BitmapShape, MeasureReport, MeasureSource, MeasureTarget, Preallocation, Qcow2Target,
-    TargetError, measure,
+    BitmapShape, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Preallocation,
+    Qcow2Target, TargetError, measure, measure_image,
 };
 pub use progress::{Progress, Unwatched};

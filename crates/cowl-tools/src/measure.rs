@@ -2,14 +2,18 @@
 //!
 //! The answer for qcow2 has two parts: the file with every cluster allocated, and the file as the source
 //! needs it, which still counts all metadata of the first (so it is an upper bound). A source is looked
-//! at through its extents; its data is never read.
+//! at through its tables; its data is never read.
 //!
 //! The size of refcount metadata depends on itself, because refcount blocks are counted too; it is the
 //! smallest fixed point, as QEMU computes it.
 
-use cowl_block::Extent;
-use cowl_format::ByteCount;
+use cowl::{Disk, Error};
+use cowl_format::{ByteCount, Version};
+use cowl_qcow2::read_bitmaps;
+use pollster::block_on;
 use serde::Serialize;
+
+use crate::block_status::{BlockStatus, BlockStatuses, disk_size};
 
 const L1_TABLE_BYTES_MAX: u64 = 32 << 20;
 const L1_ENTRY_BYTES: u64 = 8;
@@ -79,9 +83,9 @@ pub enum MeasureSource<I> {
     Image {
         /// Its size.
         size: ByteCount,
-        /// Its runs over the whole chain, in order, without gaps.
-        extents: I,
-        /// Its consistent persistent bitmaps; `None` where the format has none.
+        /// Its runs, in order, without gaps.
+        runs: I,
+        /// Its persistent bitmaps; `None` where the format has none.
         bitmaps: Option<Vec<BitmapShape>>,
     },
 }
@@ -125,10 +129,10 @@ pub enum TargetError {
 /// Measures `target` for `source`.
 ///
 /// # Errors
-/// When the target is no image that can exist, or the source's extents fail.
+/// When the target is no image that can exist, or the source's runs cannot be found.
 pub fn measure<I, E>(target: MeasureTarget, source: MeasureSource<I>) -> Result<MeasureReport, E>
 where
-    I: Iterator<Item = Result<Extent, E>>,
+    I: Iterator<Item = Result<BlockStatus, E>>,
     E: From<TargetError>,
 {
     match target {
@@ -143,17 +147,55 @@ where
     }
 }
 
+/// Why an image cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// The target cannot be made.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The tables of the source cannot be read.
+    #[error(transparent)]
+    Source(#[from] Error),
+}
+
+/// Measures `target` for the content of `disk`.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_image(target: MeasureTarget, disk: &Disk) -> Result<MeasureReport, MeasureError> {
+    let runs = BlockStatuses::whole(disk).map(|run| run.map_err(MeasureError::from));
+    let size = ByteCount::new(disk_size(disk));
+    measure(target, MeasureSource::Image { size, runs, bitmaps: bitmap_shapes(disk) })
+}
+
+/// The persistent bitmaps of `disk`, broken ones included, as QEMU counts them. A directory that cannot be
+/// read holds none.
+fn bitmap_shapes(disk: &Disk) -> Option<Vec<BitmapShape>> {
+    let layer = disk.qcow2()?.layers().first()?;
+    let header = layer.header();
+    if header.version == Version::V2 {
+        return None;
+    }
+    let directory = block_on(read_bitmaps(layer.file().as_ref(), header)).unwrap_or_default();
+    let shape = |name: &[u8], bits: u8| BitmapShape {
+        name_length: name.len() as u64,
+        granularity: 1 << bits,
+    };
+    let entries = directory.entries.iter();
+    Some(entries.map(|bitmap| shape(&bitmap.name, bitmap.granularity_bits)).collect())
+}
+
 impl Qcow2Target {
     fn measure<I, E>(self, source: MeasureSource<I>) -> Result<MeasureReport, E>
     where
-        I: Iterator<Item = Result<Extent, E>>,
+        I: Iterator<Item = Result<BlockStatus, E>>,
         E: From<TargetError>,
     {
         self.validate()?;
         let (size, data, bitmaps) = match source {
             MeasureSource::Size(size) => (size, 0, None),
-            MeasureSource::Image { size, extents, bitmaps } => {
-                let data = if self.has_backing { None } else { Some(self.data_bytes(extents)?) };
+            MeasureSource::Image { size, runs, bitmaps } => {
+                let data = if self.has_backing { None } else { Some(self.data_bytes(runs)?) };
                 let data = match data {
                     Some(bytes) => bytes,
                     None => round_up(size.get(), self.cluster_size)?,
@@ -234,20 +276,20 @@ impl Qcow2Target {
     }
 
     /// Bytes of the clusters that the source's data touches.
-    fn data_bytes<I, E>(&self, extents: I) -> Result<u64, E>
+    fn data_bytes<I, E>(&self, runs: I) -> Result<u64, E>
     where
-        I: Iterator<Item = Result<Extent, E>>,
+        I: Iterator<Item = Result<BlockStatus, E>>,
         E: From<TargetError>,
     {
         let mut bytes = 0;
         let mut counted_up_to = 0;
-        for extent in extents {
-            let extent = extent?;
-            let end = extent.start.get() + extent.length.get();
-            if extent.reads_as_zero() || end <= counted_up_to {
+        for run in runs {
+            let run = run?;
+            let end = run.start + run.length;
+            if run.zero || end <= counted_up_to {
                 continue;
             }
-            let start = extent.start.get().max(counted_up_to);
+            let start = run.start.max(counted_up_to);
             let start = start - start % self.cluster_size;
             let end = round_up(end, self.cluster_size)?;
             bytes += end - start;
@@ -280,8 +322,8 @@ mod tests {
         BitmapShape, MeasureReport, MeasureSource, MeasureTarget, Preallocation, Qcow2Target,
         TargetError, measure,
     };
-    use cowl_block::{Extent, ExtentKind};
-    use cowl_format::{ByteCount, GuestOffset, HostOffset};
+    use crate::block_status::BlockStatus;
+    use cowl_format::ByteCount;
 
     const DEFAULT: Qcow2Target = Qcow2Target {
         cluster_size: 65536,
@@ -292,7 +334,9 @@ mod tests {
         has_backing: false,
     };
 
-    fn size(bytes: u64) -> MeasureSource<std::vec::IntoIter<Result<Extent, TargetError>>> {
+    type Runs = std::vec::IntoIter<Result<BlockStatus, TargetError>>;
+
+    fn size(bytes: u64) -> MeasureSource<Runs> {
         MeasureSource::Size(ByteCount::new(bytes))
     }
 
@@ -300,27 +344,26 @@ mod tests {
         bytes: u64,
         data: &[(u64, u64)],
         bitmaps: Option<Vec<BitmapShape>>,
-    ) -> MeasureSource<std::vec::IntoIter<Result<Extent, TargetError>>> {
-        let mut extents = Vec::new();
-        let mut at = 0;
-        let mut push = |start, end, kind| {
-            if start < end {
-                extents.push(Ok(Extent {
-                    start: GuestOffset::new(start),
-                    length: ByteCount::new(end - start),
-                    depth: 0,
-                    kind,
-                }));
-            }
+    ) -> MeasureSource<Runs> {
+        let run = |start, length, zero: bool| BlockStatus {
+            start,
+            length,
+            depth: 0,
+            present: !zero,
+            zero,
+            data: !zero,
+            compressed: false,
+            offset: None,
         };
+        let mut runs = Vec::new();
+        let mut at = 0;
         for &(start, length) in data {
-            push(at, start, ExtentKind::Unallocated);
-            let kind = ExtentKind::Data { host: Some(HostOffset::new(start)), hole: false };
-            push(start, start + length, kind);
+            runs.push(Ok(run(at, start - at, true)));
+            runs.push(Ok(run(start, length, false)));
             at = start + length;
         }
-        push(at, bytes, ExtentKind::Zero { host: None });
-        MeasureSource::Image { size: ByteCount::new(bytes), extents: extents.into_iter(), bitmaps }
+        runs.push(Ok(run(at, bytes - at, true)));
+        MeasureSource::Image { size: ByteCount::new(bytes), runs: runs.into_iter(), bitmaps }
     }
 
     #[test]

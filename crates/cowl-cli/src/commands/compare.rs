@@ -1,18 +1,23 @@
 //! `compare`: whether two images show the same disk.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
-use cowl_tools::{CompareReport, SizeMismatch};
+use cowl_tools::{CompareError, Comparison, Strictness};
 
 use crate::commands::Verb;
-use crate::failure::{Failure, Stop};
+use crate::disk;
+use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Opt, Parser, Takes};
 use crate::image_name::ImageName;
 use crate::option::{self, Common, Flag};
+use crate::progress::{ProgressOptions, ProgressPrinter};
 use crate::session::Session;
 
 const EXIT_DIFFERENT: u8 = 1;
 const EXIT_OPEN_FAILED: u8 = 2;
+const EXIT_STATUS_FAILED: u8 = 3;
+const EXIT_READ_FAILED: u8 = 4;
 
 const OPTIONS: &[Opt<Flag>] = &[
     option::HELP,
@@ -105,34 +110,69 @@ fn unopened(failure: Failure) -> Failure {
 
 fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     let options = parse(arguments)?;
-    let report = compare(&options)?;
-    if !options.common.quiet {
-        session.output.text(&human(&report));
+    let open = |image| disk::open(image, &options.common, None).map_err(unopened);
+    let [first, second] = [open(&options.images[0])?, open(&options.images[1])?];
+    let printer = ProgressPrinter::start(
+        ProgressOptions { mode: options.common.progress(), operation: "compare", step: 2.0 },
+        Arc::clone(&session.output),
+    );
+    let strictness = if options.strict { Strictness::Allocation } else { Strictness::Content };
+    let result = cowl_tools::compare([&first, &second], strictness, &printer);
+    if let Ok(comparison) = &result {
+        if matches!(comparison, Comparison::Same { .. }) {
+            printer.complete();
+        }
+        if !options.common.quiet {
+            session.output.text(&human(comparison));
+        }
     }
-    Ok(exit_code(&report))
+    // The result stands on the line of the progress, which ends behind it, as in qemu-img.
+    printer.end();
+    let comparison = result.map_err(|error| unread(&error, &options.images))?;
+    Ok(exit_code(&comparison))
 }
 
-fn compare(_options: &Options) -> Result<CompareReport, Stop> {
-    Err(option::not_available("'compare'").into())
-}
-
-fn exit_code(report: &CompareReport) -> u8 {
-    match report {
-        CompareReport { size: Some(SizeMismatch::Strict), .. } => EXIT_DIFFERENT,
-        CompareReport { mismatch_at: Some(_), .. } => EXIT_DIFFERENT,
-        _ => 0,
-    }
-}
-
-fn human(report: &CompareReport) -> String {
-    let warning = match report.size {
-        Some(SizeMismatch::Strict) => return "Strict mode: Image size mismatch!\n".into(),
-        Some(SizeMismatch::Tolerated) => "Warning: Image size mismatch!\n",
-        None => "",
+fn unread(error: &CompareError, images: &[ImageName; 2]) -> Failure {
+    let name = |disk: usize| images[disk].display();
+    let (disk, exit, message) = match error {
+        CompareError::Status { disk, source } => {
+            let (name, reason) = (name(*disk), disk::words(source));
+            let message = format!("Sector allocation test failed for {name}: {reason}");
+            (*disk, EXIT_STATUS_FAILED, message)
+        }
+        CompareError::Read { disk, at, source } => {
+            let (name, reason) = (name(*disk), disk::words(source));
+            let message = format!("Error while reading offset {at} of {name}: {reason}");
+            (*disk, EXIT_READ_FAILED, message)
+        }
     };
-    match report.mismatch_at {
-        Some(offset) => format!("{warning}Content mismatch at offset {offset}!\n"),
-        None => format!("{warning}Images are identical.\n"),
+    Failure::new(Kind::Io, message).with_exit(exit).about(&images[disk].path)
+}
+
+fn exit_code(comparison: &Comparison) -> u8 {
+    match comparison {
+        Comparison::Same { .. } => 0,
+        Comparison::Size | Comparison::Allocation { .. } | Comparison::Content { .. } => {
+            EXIT_DIFFERENT
+        }
+    }
+}
+
+fn human(comparison: &Comparison) -> String {
+    const SIZES_DIFFER: &str = "Warning: Image size mismatch!\n";
+    match comparison {
+        Comparison::Same { sizes_differ } => {
+            let warning = if *sizes_differ { SIZES_DIFFER } else { "" };
+            format!("{warning}Images are identical.\n")
+        }
+        Comparison::Size => "Strict mode: Image size mismatch!\n".into(),
+        Comparison::Allocation { at } => {
+            format!("Strict mode: Offset {at} block status mismatch!\n")
+        }
+        Comparison::Content { at, behind_shorter } => {
+            let warning = if *behind_shorter { SIZES_DIFFER } else { "" };
+            format!("{warning}Content mismatch at offset {at}!\n")
+        }
     }
 }
 
@@ -140,24 +180,36 @@ fn human(report: &CompareReport) -> String {
 mod tests {
     use super::{exit_code, human, parse};
     use crate::failure::Stop;
-    use cowl_tools::{CompareReport, SizeMismatch};
+    use cowl_tools::Comparison;
     use std::ffi::OsString;
 
     #[test]
     fn results_are_worded_as_qemu_img_words_them() {
-        for (size, mismatch_at, text, code) in [
-            (None, None, "Images are identical.\n", 0),
-            (None, Some(512), "Content mismatch at offset 512!\n", 1),
+        for (comparison, text, code) in [
+            (Comparison::Same { sizes_differ: false }, "Images are identical.\n", 0),
             (
-                Some(SizeMismatch::Tolerated),
-                None,
+                Comparison::Same { sizes_differ: true },
                 "Warning: Image size mismatch!\nImages are identical.\n",
                 0,
             ),
-            (Some(SizeMismatch::Strict), None, "Strict mode: Image size mismatch!\n", 1),
+            (Comparison::Size, "Strict mode: Image size mismatch!\n", 1),
+            (
+                Comparison::Allocation { at: 512 },
+                "Strict mode: Offset 512 block status mismatch!\n",
+                1,
+            ),
+            (
+                Comparison::Content { at: 512, behind_shorter: false },
+                "Content mismatch at offset 512!\n",
+                1,
+            ),
+            (
+                Comparison::Content { at: 512, behind_shorter: true },
+                "Warning: Image size mismatch!\nContent mismatch at offset 512!\n",
+                1,
+            ),
         ] {
-            let report = CompareReport { size, mismatch_at };
-            assert_eq!((human(&report).as_str(), exit_code(&report)), (text, code));
+            assert_eq!((human(&comparison).as_str(), exit_code(&comparison)), (text, code));
         }
     }
 

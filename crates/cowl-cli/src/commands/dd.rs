@@ -33,8 +33,8 @@ const OPTIONS: &[Opt<Flag>] = &[
 pub(super) const VERB: Verb = Verb {
     name: "dd",
     summary: "Copy a range of an image into a new one",
-    usage: "[OPTIONS] if=INPUT of=OUTPUT [bs=SIZE] [count=BLOCKS] [skip=BLOCKS]",
-    about: "The output is always made anew. The size of a block is 512 bytes unless bs= says otherwise.",
+    usage: "[OPTIONS] if=INPUT of=OUTPUT [bs=SIZE] [count=N] [skip=N]",
+    about: "The output is always made anew. count= and skip= are in blocks of 512 bytes, or of bs= bytes.",
     options: OPTIONS,
     examples: &["if=disk.qcow2 of=first.img bs=1M count=16"],
     run,

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 
-use cowl_tools::{ImageInfo, NodeInfo, SnapshotInfo};
+use cowl_tools::{ImageInfo, InfoError, InfoOptions, NodeInfo, SnapshotInfo};
 use serde_json::Value;
 
 use crate::commands::Verb;
-use crate::failure::{Failure, Stop};
+use crate::disk;
+use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Opt, Parser, Takes};
-use crate::image_name::ImageName;
+use crate::image_name::{ImageName, could_not_open};
 use crate::json;
 use crate::option::{self, Common, Flag, OutputFormat};
 use crate::session::Session;
@@ -75,6 +76,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
 fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     let options = parse(arguments)?;
     let chain = inspect(&options)?;
+    for warning in chain.iter().flat_map(|info| &info.warnings) {
+        session.warn(warning);
+    }
     let text = match (options.common.output, options.backing_chain) {
         (OutputFormat::Human, _) => human(&chain),
         (OutputFormat::Json, true) => json::to_text(&chain),
@@ -84,8 +88,24 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     Ok(0)
 }
 
-fn inspect(_options: &Options) -> Result<Vec<ImageInfo>, Stop> {
-    Err(option::not_available("'info'").into())
+fn inspect(options: &Options) -> Result<Vec<ImageInfo>, Failure> {
+    let image = &options.image;
+    let how = InfoOptions {
+        format: disk::format(image),
+        sharing: disk::sharing(&options.common),
+        follow: disk::follow(&options.common),
+    };
+    let found = match options.backing_chain {
+        true => cowl_tools::info_chain(&image.path, how),
+        false => cowl_tools::info(&image.path, how).map(|info| vec![info]),
+    };
+    found.map_err(|error| match &error {
+        InfoError::Open { path, source } if *path == image.path => disk::failure(image, source),
+        InfoError::Open { path, source } => {
+            could_not_open(&path.to_string_lossy(), &disk::words(source))
+        }
+        InfoError::Loop { path } => Failure::new(Kind::Open, error.to_string()).about(path),
+    })
 }
 
 fn human(chain: &[ImageInfo]) -> String {
@@ -166,7 +186,7 @@ fn snapshots(list: &[SnapshotInfo]) -> String {
             &text::size(snapshot.vm_state_size),
             &text::local_date(snapshot.date_sec),
             &text::guest_clock(snapshot.vm_clock_sec, snapshot.vm_clock_nsec),
-            &snapshot.icount.map(|count| count.to_string()).unwrap_or_default(),
+            &snapshot.icount.map_or("--".into(), |count| count.to_string()),
         ]));
     }
     text
@@ -243,6 +263,7 @@ mod tests {
             encrypted: false,
             backing_filename: None,
             dirty_flag: false,
+            warnings: vec![],
         }
     }
 

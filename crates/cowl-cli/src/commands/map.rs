@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use cowl_tools::MapEntry;
 
 use crate::commands::Verb;
+use crate::disk;
 use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Opt, Parser, Takes};
 use crate::image_name::ImageName;
@@ -81,76 +82,103 @@ fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
 
 fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     let options = parse(arguments)?;
-    let entries = entries(&options)?;
+    let disk = disk::open(&options.image, &options.common, None)?;
+    // Written as it is found: a fragmented disk has more runs than fit in memory.
     match options.common.output {
-        OutputFormat::Json => session.output.text(&json(&entries)),
+        OutputFormat::Json => {
+            session.output.text("[");
+            let mut before = "";
+            map(&disk, &options, |entry| {
+                session.output.text(before);
+                session.output.text(&json_line(&entry));
+                before = ",\n";
+                Ok(())
+            })?;
+            session.output.text("]\n");
+        }
         OutputFormat::Human => {
             session.output.text(HEADING);
-            for entry in &entries {
-                session.output.text(&line(entry)?);
-            }
+            map(&disk, &options, |entry| {
+                session.output.text(&line(&entry)?);
+                Ok(())
+            })?;
         }
     }
     Ok(0)
 }
 
-fn entries(_options: &Options) -> Result<Vec<MapEntry>, Stop> {
-    Err(option::not_available("'map'").into())
+/// Why going through the runs ended early.
+enum Ended {
+    Unreadable(cowl::Error),
+    Unprintable(Failure),
+}
+
+impl From<cowl::Error> for Ended {
+    fn from(error: cowl::Error) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Unprintable(failure)
+    }
+}
+
+fn map(
+    disk: &cowl::Disk,
+    options: &Options,
+    print: impl FnMut(MapEntry) -> Result<(), Ended>,
+) -> Result<(), Failure> {
+    cowl_tools::map(disk, options.start, options.length, print).map_err(|ended| match ended {
+        Ended::Unprintable(failure) => failure,
+        Ended::Unreadable(error) => {
+            let message = format!("Could not read file metadata: {}", disk::words(&error));
+            Failure::new(Kind::Io, message).about(&options.image.path)
+        }
+    })
 }
 
 const HEADING: &str = "Offset          Length          Mapped to       File\n";
 
 /// The line for people: only what holds data has one, and it must have a place.
 fn line(entry: &MapEntry) -> Result<String, Failure> {
-    if !entry.data || entry.zero {
+    let run = &entry.status;
+    if !run.data || run.zero {
         return Ok(String::new());
     }
-    let Some(offset) = entry.offset else {
+    let Some(offset) = run.offset else {
         let message = "File contains external, encrypted or compressed clusters.";
         return Err(Failure::new(Kind::Format, message).hint("--output=json shows all of them"));
     };
     let hex = |value: u64| if value == 0 { "0".into() } else { format!("{value:#x}") };
     Ok(format!(
         "{:<16}{:<16}{:<16}{}\n",
-        hex(entry.start),
-        hex(entry.length),
+        hex(run.start),
+        hex(run.length),
         hex(offset),
         entry.file.as_deref().unwrap_or_default()
     ))
 }
 
 /// One run a line, which is not how other JSON of ours is laid out, but how this one is known.
-fn json(entries: &[MapEntry]) -> String {
-    let lines: Vec<String> = entries.iter().map(json_line).collect();
-    format!("[{}]\n", lines.join(",\n"))
-}
-
 fn json_line(entry: &MapEntry) -> String {
-    let mut text = format!(
+    let run = &entry.status;
+    let offset = run.offset.map(|offset| format!(", \"offset\": {offset}")).unwrap_or_default();
+    format!(
         "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": \
-         {}, \"compressed\": {}",
-        entry.start,
-        entry.length,
-        entry.depth,
-        entry.present,
-        entry.zero,
-        entry.data,
-        entry.compressed
-    );
-    if let Some(offset) = entry.offset {
-        text.push_str(&format!(", \"offset\": {offset}"));
-    }
-    text.push('}');
-    text
+         {}, \"compressed\": {}{offset}}}",
+        run.start, run.length, run.depth, run.present, run.zero, run.data, run.compressed
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{json, line};
-    use cowl_tools::MapEntry;
+    use super::{json_line, line};
+    use cowl_tools::{BlockStatus, MapEntry};
 
     fn data(start: u64, offset: Option<u64>) -> MapEntry {
-        MapEntry {
+        let status = BlockStatus {
             start,
             length: 0x20000,
             depth: 0,
@@ -159,15 +187,16 @@ mod tests {
             data: true,
             compressed: offset.is_none(),
             offset,
-            file: Some("c.qcow2".into()),
-        }
+        };
+        MapEntry { status, file: Some("c.qcow2".into()) }
     }
 
     #[test]
     fn people_see_what_holds_data() {
         let text = line(&data(0, Some(0x50000))).unwrap();
         assert_eq!(text, "0               0x20000         0x50000         c.qcow2\n");
-        let zero = MapEntry { zero: true, ..data(0, Some(0)) };
+        let mut zero = data(0, Some(0));
+        zero.status.zero = true;
         assert_eq!(line(&zero).unwrap(), "");
     }
 
@@ -178,11 +207,9 @@ mod tests {
 
     #[test]
     fn machines_see_one_run_a_line() {
-        let text = json(&[data(0, Some(327_680)), data(131_072, None)]);
-        let expected = "[{ \"start\": 0, \"length\": 131072, \"depth\": 0, \"present\": true, \
-                        \"zero\": false, \"data\": true, \"compressed\": false, \"offset\": 327680},\n\
-                        { \"start\": 131072, \"length\": 131072, \"depth\": 0, \"present\": true, \
-                        \"zero\": false, \"data\": true, \"compressed\": true}]\n";
-        assert_eq!(text, expected);
+        let stored = "{ \"start\": 0, \"length\": 131072, \"depth\": 0, \"present\": true, \
+                      \"zero\": false, \"data\": true, \"compressed\": false, \"offset\": 327680}";
+        assert_eq!(json_line(&data(0, Some(327_680))), stored);
+        assert!(json_line(&data(0, None)).ends_with("\"compressed\": true}"));
     }
 }

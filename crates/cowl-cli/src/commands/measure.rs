@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 
-use cowl_block::Extent;
 use cowl_format::ByteCount;
 use cowl_tools::{
-    MeasureReport, MeasureSource, MeasureTarget, Preallocation, Qcow2Target, TargetError,
+    BlockStatus, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Preallocation,
+    Qcow2Target, TargetError,
 };
 
 use crate::commands::Verb;
 use crate::creation_options::{self, CreationOptions};
-use crate::failure::{Failure, Stop};
+use crate::disk;
+use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Opt, Parser, Takes};
 use crate::image_name::ImageName;
 use crate::json;
@@ -189,15 +190,25 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     Ok(0)
 }
 
-fn measure(options: &Options) -> Result<MeasureReport, Stop> {
+fn measure(options: &Options) -> Result<MeasureReport, Failure> {
     match &options.source {
         Source::Size(size) => {
-            let source: MeasureSource<std::iter::Empty<Result<Extent, TargetError>>> =
+            let source: MeasureSource<std::iter::Empty<Result<BlockStatus, TargetError>>> =
                 MeasureSource::Size(ByteCount::new(*size));
             let report = cowl_tools::measure(options.target, source);
-            Ok(report.map_err(|error| Failure::usage(error.to_string()))?)
+            report.map_err(|error| Failure::usage(error.to_string()))
         }
-        Source::Image { .. } => Err(option::not_available("'measure' of an image").into()),
+        Source::Image { name, snapshot } => {
+            let disk = disk::open(name, &options.common, snapshot.as_ref())?;
+            let report = cowl_tools::measure_image(options.target, &disk);
+            report.map_err(|error| match error {
+                MeasureError::Target(error) => Failure::usage(error.to_string()),
+                MeasureError::Source(error) => {
+                    let message = format!("Unable to get block status: {}", disk::words(&error));
+                    Failure::new(Kind::Io, message).about(&name.path)
+                }
+            })
+        }
     }
 }
 
