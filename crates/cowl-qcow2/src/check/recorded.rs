@@ -127,7 +127,9 @@ impl Recorded {
 
     /// The refcount of a cluster; `None` when it cannot be known.
     pub(crate) fn get(&self, cluster: u64) -> Option<u64> {
-        if self.unknown.iter().any(|&(start, end)| start <= cluster && cluster < end) {
+        // As many ranges as the file has broken blocks: a walk for each cluster would be quadratic.
+        let behind = self.unknown.partition_point(|&(start, _)| start <= cluster);
+        if self.unknown[..behind].last().is_some_and(|&(_, end)| cluster < end) {
             return None;
         }
         if self.counts.len() as u64 <= cluster {
