@@ -6,8 +6,8 @@ use std::future::Future;
 use cowl_block::{BlockDevice, BlockError, Extent, ExtentKind, RawImage, RawOptions, ZeroRequest};
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_storage::{
-    Access, Caching, Existence, FaultEffect, FaultRule, FaultStorage, FileOptions, FileStorage,
-    IoBuffer, LockMode, MemoryStorage, Operation, Purpose, Storage,
+    Access, Caching, Existence, FaultEffect, FaultRule, FaultStorage, FileKinds, FileOptions,
+    FileStorage, IoBuffer, LockMode, MemoryStorage, Operation, Purpose, Storage,
 };
 use proptest::prelude::*;
 
@@ -160,6 +160,7 @@ fn a_full_host_reaches_the_guest_with_its_errno() {
         access: Access::ReadWrite,
         existence: Existence::MustExist,
         caching: Caching::PageCache,
+        kinds: FileKinds::Any,
         lock: LockMode::None,
     };
     let storage = FileStorage::open("/dev/full", options).unwrap();

@@ -1,4 +1,5 @@
-//! Storage that panics when it is asked for too much: an endless loop over a hostile table ends here.
+//! Storage that panics when it is asked for too much: an endless loop over a hostile table ends
+//! here.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

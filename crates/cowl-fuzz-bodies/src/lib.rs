@@ -1,15 +1,15 @@
 //! What the fuzz targets do with their input, as functions, so that plain tests replay the corpus.
 //!
-//! | body        | input                                         | must hold                             |
-//! |-------------|-----------------------------------------------|---------------------------------------|
-//! | `header`    | cluster 0                                     | what decodes encodes and decodes alike |
-//! | `tables`    | a geometry, then a table                      | the same, for every other structure    |
-//! | `open_read` | a file                                        | reads, extents and chains agree        |
-//! | `check`     | a file                                        | any order of work, the same report     |
-//! | `mutate`    | a seed number, then edits of its structures   | all of the above                       |
+//! | body        | input                           | must hold                          |
+//! |-------------|---------------------------------|------------------------------------|
+//! | `header`    | cluster 0                       | what decodes encodes, and back     |
+//! | `tables`    | a geometry, then a table        | the same, for all other structures |
+//! | `open_read` | a file                          | reads, extents and chains agree    |
+//! | `check`     | a file                          | any order of work, the same report |
+//! | `mutate`    | a seed, edits of its structures | all of the above                   |
 //!
-//! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a hang
-//! shows before it is one.
+//! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a
+//! hang shows before it is one.
 #![forbid(unsafe_code)]
 
 mod budget;

@@ -1,7 +1,8 @@
 //! An image: a layer and the chain of layers below it, as one disk.
 //!
-//! The chain is a list, top first, with an optional raw image at the bottom. A byte that a layer does not
-//! have comes from the next one; past the end of a shorter layer, and below the last one, bytes are zero.
+//! The chain is a list, top first, with an optional raw image at the bottom. A byte that a layer
+//! does not have comes from the next one; past the end of a shorter layer, and below the last one,
+//! bytes are zero.
 //!
 //! `Image` routes requests; it decides nothing about tables, caches or order.
 
@@ -95,8 +96,8 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue each
-    /// other merged. May stop early, but never before the first extent.
+    /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue
+    /// each other merged. May stop early, but never before the first extent.
     pub async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, Error> {
         self.check_range(at, length)?;
         let end = at + length;
@@ -145,8 +146,8 @@ impl<S: Storage> Image<S> {
 /// Extents of one answer: bounds its memory; the caller asks again from where it ends.
 const EXTENTS_MAX: usize = 16_384;
 
-/// Lookups for one answer: a slice of a table at most each. A disk of petabytes whose every table is the
-/// same one would otherwise keep a single call busy for hours.
+/// Lookups for one answer: a slice of a table at most each. A disk of petabytes whose every table
+/// is the same one would otherwise keep a single call busy for hours.
 const LOOKUPS_MAX: usize = 65_536;
 
 /// As much of `at..at + length` as lies below `size`; `None` when nothing does.

@@ -1,8 +1,8 @@
 //! A new file that takes the place of a name only when it is complete.
 //!
-//! The content is written under a temporary name beside the target. [`Replacement::commit`] makes it
-//! durable, renames it, and makes the name durable. Dropped before that, or killed, nothing stands under
-//! the target's name that was not there before.
+//! The content is written under a temporary name beside the target. [`Replacement::commit`] makes
+//! it durable, renames it, and makes the name durable. Dropped before that, or killed, nothing
+//! stands under the target's name that was not there before.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tempfile::TempPath;
 
 use crate::{
-    Access, Caching, Existence, FileOptions, FileStorage, LockMode, Operation, Purpose, Storage,
-    StorageError,
+    Access, Caching, Existence, FileKinds, FileOptions, FileStorage, LockMode, Operation, Purpose,
+    Storage, StorageError,
 };
 
 /// A file under a temporary name.
@@ -36,7 +36,8 @@ pub enum Durability {
 }
 
 impl Replacement {
-    /// Starts a file that will stand at `target`, or where `target` points when it is a symbolic link.
+    /// Starts a file that will stand at `target`, or where `target` points when it is a symbolic
+    /// link.
     ///
     /// Fails when another process uses what stands there now.
     pub fn create(target: &Path, caching: Caching) -> Result<Self, StorageError> {
@@ -58,6 +59,7 @@ impl Replacement {
             access: Access::ReadWrite,
             existence: Existence::MustBeNew,
             caching,
+            kinds: FileKinds::RegularOnly,
             lock: LockMode::Create,
         };
         // The mode of any new file: the process' mask takes from it.

@@ -3,6 +3,7 @@
 mod convert;
 mod create;
 mod progress;
+mod tour;
 mod zero;
 pub use convert::{
     ConvertError, ConvertOptions, ConvertReport, ExistingTarget, Salvaged, TargetImage,
@@ -10,3 +11,4 @@ pub use convert::{
 };
 pub use create::{NewImage, create};
 pub use progress::{Progress, Unwatched};
+pub use tour::{StoredFile, Tour, TourError, TourStep};

@@ -2,8 +2,8 @@
 
 /// Whether every byte is zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // Blocks without a branch inside, which the compiler turns into vector instructions; the first block
-    // that is not zero ends the search.
+    // Blocks without a branch inside, which the compiler turns into vector instructions; the first
+    // block that is not zero ends the search.
     let blocks = bytes.chunks_exact(256);
     let rest = blocks.remainder();
     let any = |block: &[u8]| block.iter().fold(0, |all, byte| all | byte) != 0;

@@ -1,9 +1,9 @@
 //! How much a check reads of tables that lie over each other.
 //!
-//! In a sound image no two tables share a byte, so all of them together are no longer than the file. In a
-//! hostile one 65536 snapshots name the same 32 MiB of L1 table, or L2 tables start at every sector of one
-//! another: terabytes to read from a file of a few megabytes. What a table may cost is taken from a budget
-//! of twice the file; what does not fit is reported instead of read.
+//! In a sound image no two tables share a byte, so all of them together are no longer than the
+//! file. In a hostile one 65536 snapshots name the same 32 MiB of L1 table, or L2 tables start at
+//! every sector of one another: terabytes to read from a file of a few megabytes. What a table may
+//! cost is taken from a budget of twice the file; what does not fit is reported instead of read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

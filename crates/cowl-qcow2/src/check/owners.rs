@@ -13,8 +13,8 @@ use crate::check::{Check, TABLES_IN_FLIGHT, bitmaps};
 use crate::open::{read_l1, read_snapshots};
 use crate::{Error, offload};
 
-/// Counts every use of every host cluster. Returns what is wrong with the copied flags, which belongs at
-/// the end of the report.
+/// Counts every use of every host cluster. Returns what is wrong with the copied flags, which
+/// belongs at the end of the report.
 pub(crate) async fn count<S: Storage>(
     check: &Check<'_, S>,
     report: &mut CheckReport,
@@ -142,7 +142,8 @@ async fn scan_tables<S: Storage>(
     let cluster = check.geometry().cluster_size();
     let scans = stream::iter(tables).map(|(offset, uses)| {
         let mut refused = TableScan::default();
-        // Past the end of the file there is nothing to read, and the reference was counted as corruption.
+        // Past the end of the file there is nothing to read, and the reference was counted as
+        // corruption.
         let may_read =
             offset < check.file_length && check.may_read(offset, cluster, &mut refused.findings);
         async move { if may_read { scan_table(check, offset, uses).await } else { Ok(refused) } }

@@ -1,8 +1,9 @@
 //! What the refcount blocks say about each host cluster.
 //!
-//! One byte for each cluster. A block with larger numbers is kept whole, once for all entries of the table
-//! that name it: a sparse file of terabytes whose entries all name one block of large numbers must not
-//! cost more memory than the block. A block that cannot be read or found leaves its clusters unknown.
+//! One byte for each cluster. A block with larger numbers is kept whole, once for all entries of
+//! the table that name it: a sparse file of terabytes whose entries all name one block of large
+//! numbers must not cost more memory than the block. A block that cannot be read or found leaves
+//! its clusters unknown.
 
 use std::collections::HashMap;
 use std::sync::Arc;

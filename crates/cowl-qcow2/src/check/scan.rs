@@ -16,8 +16,8 @@ pub(crate) struct TableUse {
     pub(crate) inactive: u64,
 }
 
-/// Findings of one table that are listed, in each of its two lists. Tables are scanned many at a time,
-/// and one of 2 MiB can have half a million findings.
+/// Findings of one table that are listed, in each of its two lists. Tables are scanned many at a
+/// time, and one of 2 MiB can have half a million findings.
 const FINDINGS_MAX: usize = CheckReport::FINDINGS_MAX / TABLES_IN_FLIGHT;
 
 /// What a scan found.

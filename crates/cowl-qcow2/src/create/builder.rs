@@ -48,8 +48,8 @@ pub struct Builder<S> {
 }
 
 impl<S: Storage> Builder<S> {
-    /// Starts an image. `clusters_max` bounds the host clusters of data it will get, to size the refcount
-    /// table.
+    /// Starts an image. `clusters_max` bounds the host clusters of data it will get, to size the
+    /// refcount table.
     pub fn new(
         files: BuilderFiles<S>,
         options: &CreateOptions,
@@ -104,8 +104,8 @@ impl<S: Storage> Builder<S> {
         self.header.version == Version::V3
     }
 
-    /// Stores `data` from `guest` on, one run of host clusters. `guest` is cluster-aligned; `data` is whole
-    /// clusters, except at the end of the disk.
+    /// Stores `data` from `guest` on, one run of host clusters. `guest` is cluster-aligned; `data`
+    /// is whole clusters, except at the end of the disk.
     ///
     /// Each guest cluster is stored at most once.
     pub async fn write(&self, guest: GuestOffset, data: IoBuffer) -> Result<(), CreateError> {
@@ -122,8 +122,8 @@ impl<S: Storage> Builder<S> {
         Ok(())
     }
 
-    /// Reserves host space for the whole disk: mapped, and allocated as far as `preallocation` asks for
-    /// it. Clusters written later go to their reserved place.
+    /// Reserves host space for the whole disk: mapped, and allocated as far as `preallocation` asks
+    /// for it. Clusters written later go to their reserved place.
     ///
     /// To be called first, and once.
     pub async fn preallocate(&self, preallocation: Preallocation) -> Result<(), CreateError> {
@@ -164,8 +164,8 @@ impl<S: Storage> Builder<S> {
         }
     }
 
-    /// Marks `length` bytes from `guest` on as reading zeros: whole clusters, except at the end of the
-    /// disk. Needed only over a backing file; without one, what is not stored reads as zeros.
+    /// Marks `length` bytes from `guest` on as reading zeros: whole clusters, except at the end of
+    /// the disk. Needed only over a backing file; without one, what is not stored reads as zeros.
     pub fn mark_zero(&self, guest: GuestOffset, length: ByteCount) {
         assert!(self.has_zero_clusters());
         let geometry = self.geometry();
@@ -223,7 +223,8 @@ impl<S: Storage> Builder<S> {
         Ok(result?)
     }
 
-    /// Writes the tables, makes everything durable, then writes the header and makes that durable too.
+    /// Writes the tables, makes everything durable, then writes the header and makes that durable
+    /// too.
     ///
     /// `durable` may be left out by a caller who throws the file away after a crash anyway.
     pub async fn finish(self, durable: bool) -> Result<Header, CreateError> {

@@ -1,10 +1,10 @@
 //! Decompression of one cluster.
 //!
-//! The stream is followed by bytes of somebody else, and only its first cluster of output counts: that is
-//! how QEMU reads it, so that is how images are. libdeflate is the fastest and accepts every stream that
-//! ends where its cluster ends; what it refuses gets a second, patient look by zlib. zstd frames are
-//! decompressed in one step, straight into the cluster: a streaming decoder would first allocate the window
-//! that the frame asks for, up to 128 MiB.
+//! The stream is followed by bytes of somebody else, and only its first cluster of output counts:
+//! that is how QEMU reads it, so that is how images are. libdeflate is the fastest and accepts
+//! every stream that ends where its cluster ends; what it refuses gets a second, patient look by
+//! zlib. zstd frames are decompressed in one step, straight into the cluster: a streaming decoder
+//! would first allocate the window that the frame asks for, up to 128 MiB.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -28,9 +28,9 @@ impl FileStorage {
         self.file.change_lock(wanted)
     }
 
-    /// Lets the host copy a range from another file, without moving it through this process; shares the
-    /// blocks where the file system can. Returns `false`, with nothing promised about the range, when the
-    /// host cannot or the other file ends within the range.
+    /// Lets the host copy a range from another file, without moving it through this process; shares
+    /// the blocks where the file system can. Returns `false`, with nothing promised about the
+    /// range, when the host cannot or the other file ends within the range.
     pub fn copy_range(
         &self,
         from: &Self,

@@ -1,8 +1,8 @@
 //! Whole transfers out of the partial ones the kernel offers.
 //!
-//! Every function loops over short counts and `EINTR`. `alignment` is what offsets and lengths have to be
-//! multiples of: 1 through the page cache, more with `O_DIRECT`, where a count that is no multiple means
-//! that the end of the file was met and going on would fail with `EINVAL`.
+//! Every function loops over short counts and `EINTR`. `alignment` is what offsets and lengths have
+//! to be multiples of: 1 through the page cache, more with `O_DIRECT`, where a count that is no
+//! multiple means that the end of the file was met and going on would fail with `EINVAL`.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
@@ -38,7 +38,8 @@ pub(crate) fn read(
     Ok(done)
 }
 
-/// Fills `bytes` from `at` if the page cache has all of them; `None` otherwise, also at the end of the file.
+/// Fills `bytes` from `at` if the page cache has all of them; `None` otherwise, also at the end of
+/// the file.
 ///
 /// `EOPNOTSUPP` where the file system cannot tell.
 #[inline]

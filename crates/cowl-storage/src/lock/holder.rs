@@ -1,12 +1,12 @@
 //! Which process holds a lock that belongs to an open file.
 //!
-//! The kernel names no process for such a lock, since several may share the open file. But each shows the
-//! locks of its open files in `/proc/PID/fdinfo/FD`:
+//! The kernel names no process for such a lock, since several may share the open file. But each
+//! shows the locks of its open files in `/proc/PID/fdinfo/FD`:
 //!
 //!   lock:  1: OFDLCK  ADVISORY  READ -1 fe:00:1441832 101 101
 //!
-//! Only used to word an error, so whatever cannot be read is passed over: other users' processes can be
-//! seen by root alone.
+//! Only used to word an error, so whatever cannot be read is passed over: other users' processes
+//! can be seen by root alone.
 
 use std::fmt;
 use std::fs;
@@ -19,12 +19,12 @@ use crate::FileIdentity;
 /// Processes that are named in one error; more help nobody.
 const HOLDERS_MAX: usize = 8;
 
-/// Open files of one process that are looked at: who has more of them is hardly the one, and must not hide
-/// the others.
+/// Open files of one process that are looked at: who has more of them is hardly the one, and must
+/// not hide the others.
 const FILES_PER_PROCESS_MAX: usize = 4096;
 
-/// Open files that are looked at in all, so that the error comes within a fraction of a second on a busy
-/// host, too.
+/// Open files that are looked at in all, so that the error comes within a fraction of a second on a
+/// busy host, too.
 const FILES_MAX: usize = 1 << 16;
 
 /// A process that holds an image lock.
@@ -93,8 +93,8 @@ fn has_lock(pid: u32, identity: FileIdentity, byte: u8, files_left: &mut usize) 
     false
 }
 
-/// The device number in the line is that of the file system, which `stat` does not always tell (btrfs), so
-/// only the inode is compared; the file itself was looked at before.
+/// The device number in the line is that of the file system, which `stat` does not always tell
+/// (btrfs), so only the inode is compared; the file itself was looked at before.
 fn is_lock_on(line: &str, inode: u64, byte: u8) -> bool {
     let Some(rest) = line.strip_prefix("lock:") else {
         return false;
@@ -113,7 +113,8 @@ fn is_lock_on(line: &str, inode: u64, byte: u8) -> bool {
 }
 
 fn is_file(link: &Path, identity: FileIdentity) -> bool {
-    // Without asking a server that may not answer: somebody's open file on a dead NFS mount is not ours.
+    // Without asking a server that may not answer: somebody's open file on a dead NFS mount is not
+    // ours.
     let flags = AtFlags::STATX_DONT_SYNC;
     rustix::fs::statx(rustix::fs::CWD, link, flags, StatxFlags::INO).is_ok_and(|facts| {
         let device = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use cowl_format::{ByteCount, HostOffset};
 use cowl_storage::{
-    Access, Allocation, Caching, Existence, FileOptions, FileStorage, IoBuffer, LockMode, Purpose,
-    Storage, StorageError, ZeroMode,
+    Access, Allocation, Caching, Existence, FileKinds, FileOptions, FileStorage, IoBuffer,
+    LockMode, Purpose, Storage, StorageError, ZeroMode,
 };
 
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -49,6 +49,7 @@ pub(crate) const NEW: FileOptions = FileOptions {
     access: Access::ReadWrite,
     existence: Existence::CreateOrEmpty,
     caching: Caching::PageCache,
+    kinds: FileKinds::Any,
     lock: LockMode::None,
 };
 

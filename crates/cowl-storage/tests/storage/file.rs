@@ -6,8 +6,8 @@ use crate::common::{
     NEW, NEW_DIRECT, Step, at, bytes, file_with, read, scratch, scratch_in, skip, wait, write,
 };
 use cowl_storage::{
-    Access, Caching, Existence, FileOptions, FileStorage, IoBuffer, LockMode, Operation, Purpose,
-    Storage, ZeroMode,
+    Access, Caching, Existence, FileKinds, FileOptions, FileStorage, IoBuffer, LockMode, Operation,
+    Purpose, Storage, ZeroMode,
 };
 use proptest::prelude::*;
 
@@ -225,6 +225,7 @@ fn a_full_device_is_enospc_with_the_range_and_purpose() {
         access: Access::ReadWrite,
         existence: Existence::MustExist,
         caching: Caching::PageCache,
+        kinds: FileKinds::Any,
         lock: LockMode::None,
     };
     let storage = FileStorage::open("/dev/full", options).unwrap();

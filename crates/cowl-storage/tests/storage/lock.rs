@@ -5,8 +5,7 @@ use std::path::Path;
 use crate::common::{Scratch, scratch};
 use crate::qemu::{self, Holder};
 use cowl_storage::{
-    Access, Caching, Existence, FileOptions, FileStorage, LockConflict, LockMode, Operation,
-    StorageError,
+    Access, Existence, FileOptions, FileStorage, LockConflict, LockMode, Operation, StorageError,
 };
 
 const RW: &[&str] = &["-f", "qcow2"];
@@ -31,7 +30,7 @@ fn open(path: &Path, lock: LockMode) -> Result<FileStorage, StorageError> {
         | LockMode::ReadOnlyShared => Access::ReadOnly,
     };
     let existence = Existence::MustExist;
-    FileStorage::open(path, FileOptions { access, existence, caching: Caching::PageCache, lock })
+    FileStorage::open(path, FileOptions { access, existence, lock, ..FileOptions::read_only() })
 }
 
 /// What opening says: nothing, or QEMU's words for the conflict.

@@ -31,14 +31,17 @@ impl Compressor {
 
     /// Compresses `cluster`; `None` when that saves nothing.
     pub(super) fn compress(&mut self, cluster: &[u8]) -> Result<Option<Vec<u8>>, ConvertError> {
-        // One byte less than a cluster: a stream as long as that is stored as it is.
-        let mut stream = vec![0; cluster.len() - 1];
+        // Room for the longest stream there can be, so that every stream ends: a context that is
+        // reset in the middle of one is a path that the library's other users do not take, and it
+        // has panicked.
+        let mut stream = vec![0; cluster.len() + cluster.len() / 8 + 64];
         let length = match self {
             Self::Zlib(context) => deflate(context, cluster, &mut stream)?,
             // It fails only for want of room: the contexts and lengths are ours.
             Self::Zstd(context) => context.compress_to_buffer(cluster, &mut stream[..]).ok(),
         };
-        Ok(length.map(|length| {
+        // A stream as long as the cluster saves nothing: the cluster is stored as it is.
+        Ok(length.filter(|length| *length < cluster.len()).map(|length| {
             stream.truncate(length);
             stream
         }))
@@ -63,6 +66,21 @@ mod tests {
     use cowl_format::CompressionType;
 
     use super::Compressor;
+
+    #[test]
+    fn many_small_noisy_clusters_in_a_row_are_left_alone() {
+        let mut compressor = Compressor::new(CompressionType::Zlib).unwrap();
+        let mut state = 7_u64;
+        for _ in 0..2000 {
+            let cluster: Vec<u8> = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state.to_be_bytes()[0]
+            })
+            .take(512)
+            .collect();
+            assert_eq!(compressor.compress(&cluster).unwrap(), None);
+        }
+    }
 
     #[test]
     fn noise_is_not_compressed_and_patterns_are() {

@@ -1,12 +1,13 @@
 //! `convert`: copy the content of disks into a new image.
 //!
-//!   sources -> work queue (skips what is zero) -> workers: read, find zeros, compress -> sink -> commit
+//!   sources -> work queue (skips zeros) -> workers (read, compress) -> sink -> commit
 //!
-//! Workers are threads that read and write on their own; the sink hands out host space. The target is
-//! written under a temporary name, made durable and renamed, so an error at any point, the last flush
-//! included, leaves nothing under the target's name that was not there before.
+//! Workers are threads that read and write on their own; the sink hands out host space. The target
+//! is written under a temporary name, made durable and renamed, so an error at any point, the last
+//! flush included, leaves nothing under the target's name that was not there before.
 
 mod compress;
+mod existing;
 mod options;
 mod sink;
 mod source;
@@ -25,6 +26,7 @@ pub use options::{
 };
 
 use crate::Progress;
+use crate::convert::existing::ExistingImage;
 use crate::convert::sink::Sink;
 use crate::convert::source::Source;
 use crate::convert::work_queue::WorkQueue;
@@ -40,9 +42,14 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<ConvertReport, ConvertError> {
-    let source = Source::new(sources);
+    let mut source = Source::new(sources);
+    options.check(source.size())?;
+    let existing = ExistingImage::open(target, options, source.size())?;
+    let options = existing.as_ref().map_or(options, |existing| &existing.options);
+    if let Some(existing) = &existing {
+        source.continue_with(&existing.disk);
+    }
     let size = source.size();
-    options.check(size)?;
     let sink = Sink::create(target, options, size)?;
     progress.total(ByteCount::new(size * passes(options)));
     let salvaged = Mutex::new(Vec::new());

@@ -36,7 +36,8 @@ pub enum TargetImage {
 pub enum ExistingTarget {
     /// Replace it by a new file, at once, when that is complete.
     Replace,
-    /// Write into it (raw files and devices); zeros are written too.
+    /// Write into it; zeros are written too. A qcow2 image is replaced by one of the same kind when
+    /// that is complete, and keeps what it has behind the end of the sources.
     Overwrite,
     /// Write into it, and rely on it reading as zeros now.
     OverwriteZeroed,
@@ -51,7 +52,8 @@ pub struct ConvertOptions {
     pub existing: ExistingTarget,
     /// Whether clusters are compressed.
     pub compress: bool,
-    /// Copy only what the source's own top layer has; the rest comes from the target's backing file.
+    /// Copy only what the source's own top layer has; the rest comes from the target's backing
+    /// file.
     pub only_top_layer: bool,
     /// How zeros are found.
     pub zeros: ZeroDetection,
@@ -80,12 +82,9 @@ impl ConvertOptions {
         if self.compress && !is_qcow2 {
             return Err(ConvertError::CompressedRaw);
         }
-        if self.existing != ExistingTarget::Replace && is_qcow2 {
-            return Err(ConvertError::ExistingQcow2);
-        }
         if let TargetImage::Qcow2 { create, preallocation } = &self.target {
             create.check()?;
-            if create.size.get() < size {
+            if self.existing == ExistingTarget::Replace && create.size.get() < size {
                 let size = ByteCount::new(size);
                 return Err(ConvertError::TargetTooSmall { target: create.size, size });
             }
@@ -123,7 +122,8 @@ pub struct ConvertReport {
     pub salvaged: Vec<Salvaged>,
 }
 
-/// Why a copy failed. The target's name is as it was before, except with [`ExistingTarget::Overwrite`].
+/// Why a copy failed. The target's name is as it was before, except with
+/// [`ExistingTarget::Overwrite`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
@@ -161,12 +161,18 @@ pub enum ConvertError {
     /// Compressed clusters have no size before they exist.
     #[error("Compression and preallocation not supported at the same time")]
     CompressedPreallocation,
-    /// Writing into qcow2 images is not there yet.
+    /// The existing target cannot be opened.
+    #[error("the existing target: {0}")]
+    Existing(#[source] Error),
+    /// The existing target has something that a new image of its kind would lack.
     #[error(
-        "writing into an existing qcow2 image is not available in this version: leave out -n to \
-         replace it, or convert to raw"
+        "the existing target has {what}, which would be lost: leave out -n to replace it by a new \
+         image, or convert to raw"
     )]
-    ExistingQcow2,
+    ExistingHas {
+        /// What it has.
+        what: &'static str,
+    },
     /// The target does not read as the sources do.
     #[error("verification failed: the target differs from the source at byte {at}")]
     VerifyMismatch {

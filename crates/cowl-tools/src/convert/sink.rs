@@ -310,7 +310,8 @@ fn write_zeros(builder: &Builder<FileStorage>, range: Range<u64>) -> Result<(), 
     Ok(())
 }
 
-/// Writes the blocks of a chunk that are not zero; zeros only where the file may hold something else.
+/// Writes the blocks of a chunk that are not zero; zeros only where the file may hold something
+/// else.
 fn store_raw(
     file: &FileStorage,
     chunk: Chunk,

@@ -12,8 +12,22 @@ pub(super) struct Source<'a> {
 
 struct Part<'a> {
     disk: &'a Disk,
+    /// The byte of the disk that the part begins with.
+    first: u64,
     start: u64,
     end: u64,
+}
+
+impl Part<'_> {
+    /// Where in the disk the byte `at` of the whole is.
+    fn inside(&self, at: u64) -> u64 {
+        at - self.start + self.first
+    }
+
+    /// Bytes of the disk from the byte `at` of the whole on.
+    fn rest(&self, at: u64) -> u64 {
+        self.disk.size().get().saturating_sub(self.inside(at))
+    }
 }
 
 impl<'a> Source<'a> {
@@ -23,10 +37,19 @@ impl<'a> Source<'a> {
         for disk in disks {
             // A raw file may end anywhere; disks are whole sectors, padded with zeros.
             let end = size + disk.size().get().next_multiple_of(512);
-            parts.push(Part { disk, start: size, end });
+            parts.push(Part { disk, first: 0, start: size, end });
             size = end;
         }
         Self { parts, size }
+    }
+
+    /// Continues with what `disk` has behind the end of the sources so far.
+    pub(super) fn continue_with(&mut self, disk: &'a Disk) {
+        let (start, end) = (self.size, disk.size().get());
+        if start < end {
+            self.parts.push(Part { disk, first: start, start, end });
+            self.size = end;
+        }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -41,14 +64,13 @@ impl<'a> Source<'a> {
     /// How the bytes from `at` on are stored; ends with the disk that holds `at`, or earlier.
     pub(super) fn extents(&self, at: u64) -> Result<Vec<Extent>, Error> {
         let part = self.part(at);
-        let inside = at - part.start;
-        let length = part.disk.size().get().saturating_sub(inside);
+        let length = part.rest(at);
         if length == 0 {
             return Ok(Vec::new());
         }
-        let mut extents = part.disk.extents_at(inside, length)?;
+        let mut extents = part.disk.extents_at(part.inside(at), length)?;
         for extent in &mut extents {
-            extent.start = GuestOffset::new(extent.start.get() + part.start);
+            extent.start = GuestOffset::new(extent.start.get() - part.first + part.start);
         }
         Ok(extents)
     }
@@ -64,15 +86,13 @@ impl<'a> Source<'a> {
         while done < buffer.len() {
             let position = at + done as u64;
             let part = self.part(position);
-            let inside = position - part.start;
-            let size = part.disk.size().get();
             let rest = buffer.len() - done;
-            let data = usize::try_from(size.saturating_sub(inside)).map_or(rest, |n| n.min(rest));
-            part.disk.read_at(&mut buffer[done..done + data], inside)?;
+            let data = usize::try_from(part.rest(position)).map_or(rest, |n| n.min(rest));
+            part.disk.read_at(&mut buffer[done..done + data], part.inside(position))?;
             done += data;
             // The padding of a disk that is not whole sectors.
             let position = at + done as u64;
-            if done < buffer.len() && position < part.end && part.start + size <= position {
+            if done < buffer.len() && position < part.end && part.rest(position) == 0 {
                 let padding = usize::try_from(part.end - position).expect("below a sector");
                 let padding = padding.min(buffer.len() - done);
                 buffer[done..done + padding].fill(0);
@@ -85,7 +105,7 @@ impl<'a> Source<'a> {
     /// The only disk and its range, when `range` lies in one.
     pub(super) fn single(&self, range: &Range<u64>) -> Option<(&'a Disk, u64)> {
         let part = self.part(range.start);
-        (range.end <= part.start + part.disk.size().get())
-            .then_some((part.disk, range.start - part.start))
+        let length = range.end - range.start;
+        (length <= part.rest(range.start)).then_some((part.disk, part.inside(range.start)))
     }
 }

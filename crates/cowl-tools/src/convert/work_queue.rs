@@ -1,7 +1,8 @@
 //! What is to be copied next, for any number of workers.
 //!
-//! The queue walks the sources' extents in order and hands out units that hold data. Stretches that read
-//! as zeros, or that the target's backing file provides, never reach a worker, however long they are.
+//! The queue walks the sources' extents in order and hands out units that hold data. Stretches that
+//! read as zeros, or that the target's backing file provides, never reach a worker, however long
+//! they are.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +16,8 @@ use crate::convert::options::{ConvertError, ConvertOptions, ZeroDetection};
 use crate::convert::sink::Sink;
 use crate::convert::source::Source;
 
-/// Bytes of a unit, unless a cluster is larger: enough to amortise a system call, little enough to keep
-/// all workers busy to the end.
+/// Bytes of a unit, unless a cluster is larger: enough to amortise a system call, little enough to
+/// keep all workers busy to the end.
 const UNIT_BYTES: u64 = 1 << 20;
 
 /// A unit of work.
@@ -192,10 +193,29 @@ impl<'a> WorkQueue<'a> {
     /// Waits until the bytes handed out so far are due, and the next ones with them.
     fn throttle(&self, walk: &mut Walk, length: u64) {
         let Some(rate) = self.rate_max.filter(|rate| *rate != 0) else { return };
-        let due = Duration::from_secs_f64(walk.handed_out as f64 / rate as f64);
-        if let Some(wait) = due.checked_sub(walk.started.elapsed()) {
+        if let Some(wait) = due(walk.handed_out, rate).checked_sub(walk.started.elapsed()) {
             std::thread::sleep(wait);
         }
         walk.handed_out += length;
+    }
+}
+
+/// When a copy at `rate` bytes a second has copied `bytes`.
+fn due(bytes: u64, rate: u64) -> Duration {
+    let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::due;
+
+    #[test]
+    fn bytes_are_due_at_the_rate_whatever_their_number() {
+        assert_eq!(due(3 << 20, 1 << 20), Duration::from_secs(3));
+        assert_eq!(due(0, 1), Duration::ZERO);
+        assert_eq!(due(u64::MAX, 1), Duration::from_nanos(u64::MAX));
     }
 }
