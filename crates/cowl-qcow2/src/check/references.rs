@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cowl_format::Geometry;
 use rustc_hash::FxBuildHasher;
@@ -15,10 +15,20 @@ use crate::check::report::Findings;
 /// From here on a count lives in the side table.
 const LARGE: u8 = 255;
 
+/// What does not fit in a byte for each cluster.
+#[derive(Default)]
+struct Aside {
+    /// How much a count is over [`LARGE`].
+    large: HashMap<u64, u64, FxBuildHasher>,
+    /// How often a count would have gone over the refcount's width. Kept, and told at the end, so
+    /// that the report does not depend on which table was scanned first.
+    lost: HashMap<u64, u64, FxBuildHasher>,
+}
+
 /// Counts of all host clusters.
 pub(crate) struct References {
     counts: Box<[AtomicU8]>,
-    large: Mutex<HashMap<u64, u64, FxBuildHasher>>,
+    aside: Mutex<Aside>,
     // One past the last cluster of the file, or of the cluster that a reference half past the end
     // used.
     end: AtomicU64,
@@ -32,7 +42,7 @@ impl References {
         let length = usize::try_from(host_clusters + 1).expect("limited");
         Self {
             counts: bytemuck::zeroed_slice_box(length),
-            large: Mutex::default(),
+            aside: Mutex::default(),
             end: AtomicU64::new(host_clusters),
             geometry,
             file_length,
@@ -57,10 +67,7 @@ impl References {
 
     pub(crate) fn get(&self, cluster: u64) -> u64 {
         match self.small(cluster) {
-            LARGE => {
-                let large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-                u64::from(LARGE) + large.get(&cluster).copied().unwrap_or(0)
-            }
+            LARGE => u64::from(LARGE) + self.aside().large.get(&cluster).copied().unwrap_or(0),
             count => u64::from(count),
         }
     }
@@ -86,39 +93,54 @@ impl References {
         let first = offset >> self.geometry.cluster_bits();
         let last = (offset + length - 1) >> self.geometry.cluster_bits();
         for cluster in first..=last {
-            self.add_cluster(cluster, times, findings);
+            self.add_cluster(cluster, times);
         }
     }
 
-    fn add_cluster(&self, cluster: u64, times: u64, findings: &mut Findings) {
-        let index = usize::try_from(cluster).expect("within the file");
+    fn add_cluster(&self, cluster: u64, times: u64) {
+        let small = &self.counts[usize::try_from(cluster).expect("within the file")];
         if self.end() <= cluster {
             self.end.fetch_max(cluster + 1, Ordering::Relaxed);
         }
         let max = self.geometry.refcount_max();
-        // Nearly always: one more use of a cluster that few use.
-        if times == 1 && 2 <= max {
-            let before = self.counts[index].fetch_add(1, Ordering::Relaxed);
-            if u64::from(before) < max.min(u64::from(LARGE - 1)) {
-                return;
-            }
-            self.counts[index].fetch_sub(1, Ordering::Relaxed);
+        // Nearly always: one more use of a cluster that few use. Never past the limit, not even for
+        // a moment: somebody may be looking.
+        let limit = u8::try_from(max).unwrap_or(LARGE).min(LARGE - 1);
+        let bump = |count: u8| (count < limit).then(|| count + 1);
+        if times == 1 && small.fetch_update(Ordering::Relaxed, Ordering::Relaxed, bump).is_ok() {
+            return;
         }
-        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        let small = self.counts[index].load(Ordering::Relaxed);
-        let aside = large.get(&cluster).copied().unwrap_or(0);
-        let count = u64::from(small) + aside;
-        let new = count.saturating_add(times).min(max);
-        let new_small = u8::try_from(new).unwrap_or(LARGE);
-        self.counts[index].store(new_small, Ordering::Relaxed);
-        if new_small == LARGE {
-            large.insert(cluster, new - u64::from(LARGE));
+        let mut aside = self.aside();
+        let over = aside.large.get(&cluster).copied().unwrap_or(0);
+        let add = |count: u8| (u64::from(count) + over).saturating_add(times).min(max);
+        let new_small = |count| Some(u8::try_from(add(count)).unwrap_or(LARGE));
+        let before = small
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, new_small)
+            .expect("there is always a new value");
+        let new = add(before);
+        if u64::from(LARGE) <= new {
+            aside.large.insert(cluster, new - u64::from(LARGE));
         }
-        let lost = times - (new - count);
-        findings.corruption(lost, || {
-            let at = cluster << self.geometry.cluster_bits();
-            format!("ERROR: overflow cluster offset={at:#x}")
-        });
+        let lost = times - (new - (u64::from(before) + over));
+        if 0 < lost {
+            *aside.lost.entry(cluster).or_default() += lost;
+        }
+    }
+
+    /// Reports the clusters with more uses than a refcount can say, in order.
+    pub(crate) fn report_lost(&self, findings: &mut Findings) {
+        let mut lost: Vec<(u64, u64)> = self.aside().lost.drain().collect();
+        lost.sort_unstable();
+        for (cluster, times) in lost {
+            findings.corruption(times, || {
+                let at = cluster << self.geometry.cluster_bits();
+                format!("ERROR: overflow cluster offset={at:#x}")
+            });
+        }
+    }
+
+    fn aside(&self) -> MutexGuard<'_, Aside> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,7 +177,31 @@ mod tests {
         }
         references.add(0x30000, 1, 7, &mut findings);
         assert_eq!(references.get(3), 3);
+        references.report_lost(&mut findings);
         assert_eq!(findings.corruptions, 2 + 7);
+    }
+
+    #[test]
+    fn threads_that_count_at_once_lose_nothing() {
+        for (order, uses) in [(1, 3_u64), (3, 255), (4, 4000)] {
+            let references = references(order);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        for _ in 0..500 {
+                            references.add(0x30000, 1, 1, &mut Findings::default());
+                            references.add(0x30000, 1, 1, &mut Findings::default());
+                            references.add(0x20000, 1, 2, &mut Findings::default());
+                        }
+                    });
+                }
+            });
+            let mut findings = Findings::default();
+            references.report_lost(&mut findings);
+            assert_eq!(references.get(3), uses, "order {order}");
+            assert_eq!(references.get(2), uses, "order {order}");
+            assert_eq!(findings.corruptions, 2 * (4000 - uses), "order {order}");
+        }
     }
 
     #[test]
