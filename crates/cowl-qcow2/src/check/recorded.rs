@@ -58,8 +58,11 @@ impl Recorded {
         host_clusters: u64,
         findings: &mut Findings,
     ) -> Result<Self, Error> {
-        let buffer = IoBuffer::zeroed(header.refcount_table_bytes().as_usize());
         let at = header.refcount_table_offset;
+        // The part past the end of the file names no block, and costs no memory.
+        let present = file.len().await?.get().saturating_sub(at.get()).next_multiple_of(8);
+        let bytes = header.refcount_table_bytes().get().min(present);
+        let buffer = IoBuffer::zeroed(ByteCount::new(bytes).as_usize());
         let (result, buffer) = file.read(at, buffer, Purpose::RefcountTable).await;
         result?;
         let mut table: Vec<_> = buffer.chunks_exact(8).map(table_entry).collect();
