@@ -1,3 +1,55 @@
-//! Developer commands.
+//! Developer commands, run as `cargo xtask COMMAND`.
 
-fn main() {}
+mod ci;
+mod command;
+mod fuzz;
+mod tidy;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  ci                 everything CI runs: format, lints, tidy, tests, docs
+  tidy               the project's own rules: edges, file heads, widths, sizes
+  fuzz [MINUTES]     each fuzz target for so many minutes (1)
+  bench [ARGS]       side by side with raw, qemu-img, imago and qcow2-rs
+  on-disk            accept the current on-disk format sources as documented
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let result = match command.as_str() {
+        "ci" => ci::run_ci(),
+        "tidy" => tidy::run(),
+        "fuzz" => fuzz::run_fuzz(&rest),
+        "bench" => bench(&rest),
+        "on-disk" => tidy::accept_on_disk(),
+        "help" | "--help" | "-h" | "" => {
+            say(HELP);
+            Ok(())
+        }
+        other => Err(format!("no such command: {other}\n\n{HELP}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            say(&format!("\nxtask: {message}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &[String]) -> Result<(), String> {
+    let mut command = command::cargo();
+    command.args(["run", "--release", "--manifest-path", "bench-compare/Cargo.toml", "--"]);
+    command::run(command.args(arguments))
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell when standard error is gone.
+    std::io::stderr().write_all(text.as_bytes()).ok();
+}

@@ -1,6 +1,7 @@
 //! Guest side of cowl: what an image looks like to whoever uses it.
 //!
-//! [`BlockDevice`] is spoken by every server and tool; the qcow2 engine and the raw format implement it.
+//! [`BlockDevice`] is spoken by every server and tool; the qcow2 engine and the raw format
+//! implement it.
 #![forbid(unsafe_code)]
 
 mod device;

@@ -84,8 +84,8 @@ impl<S: Storage> RawImage<S> {
 
     /// Makes the image `size` bytes long, and the file end with it. New bytes read as zeros.
     ///
-    /// Requests past the smaller of both sizes must not run at the same time. A window of given size
-    /// cannot change: what lies behind it is not the image's.
+    /// Requests past the smaller of both sizes must not run at the same time. A window of given
+    /// size cannot change: what lies behind it is not the image's.
     pub async fn resize(&self, size: ByteCount) -> Result<(), BlockError> {
         self.check_writable()?;
         if self.is_window {

@@ -6,8 +6,8 @@ use std::future::Future;
 use cowl_block::{BlockDevice, BlockError, Extent, ExtentKind, RawImage, RawOptions, ZeroRequest};
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_storage::{
-    Access, Caching, Existence, FileOptions, FileStorage, IoBuffer, LockMode, MemoryStorage,
-    Purpose, Storage,
+    Access, Caching, Existence, FaultEffect, FaultRule, FaultStorage, FileKinds, FileOptions,
+    FileStorage, IoBuffer, LockMode, MemoryStorage, Operation, Purpose, Storage,
 };
 use proptest::prelude::*;
 
@@ -160,6 +160,7 @@ fn a_full_host_reaches_the_guest_with_its_errno() {
         access: Access::ReadWrite,
         existence: Existence::MustExist,
         caching: Caching::PageCache,
+        kinds: FileKinds::Any,
         lock: LockMode::None,
     };
     let storage = FileStorage::open("/dev/full", options).unwrap();
@@ -167,6 +168,43 @@ fn a_full_host_reaches_the_guest_with_its_errno() {
     let error = write(&image, 0, b"x").unwrap_err();
     assert_eq!(error.errno(), 28);
     assert!(error.to_string().starts_with("/dev/full: write failed at 0x0 (1 bytes)"));
+}
+
+#[test]
+fn faults_below_reach_the_guest_and_leave_the_rest_usable() {
+    let storage = FaultStorage::new(MemoryStorage::from_vec(vec![7; 8192]));
+    let image = wait(RawImage::open(storage, RawOptions::whole_file())).unwrap();
+    let rule = |operation| FaultRule::fail(5).operation(operation).times(1);
+    for operation in
+        [Operation::Read, Operation::Write, Operation::Zero, Operation::Discard, Operation::Query]
+    {
+        image.storage().add(rule(operation));
+    }
+    assert_eq!(read(&image, 0, 512).unwrap_err().errno(), 5);
+    assert_eq!(write(&image, 0, b"x").unwrap_err().errno(), 5);
+    let zero = || image.zero(guest(0), bytes(512), ZeroRequest::MayUnmap);
+    assert_eq!(wait(zero()).unwrap_err().errno(), 5);
+    assert_eq!(wait(image.discard(guest(0), bytes(512))).unwrap_err().errno(), 5);
+    assert_eq!(wait(image.extents(guest(0), bytes(512))).unwrap_err().errno(), 5);
+    assert_eq!(image.storage().hits(), 5);
+    assert_eq!(read(&image, 0, 512).unwrap(), [7; 512]);
+    wait(zero()).unwrap();
+
+    image.storage().add(rule(Operation::Barrier));
+    assert_eq!(wait(image.flush()).unwrap_err().errno(), 5);
+    // Never trusted again.
+    assert_eq!(wait(image.flush()).unwrap_err().errno(), 5);
+}
+
+#[test]
+fn a_file_that_turns_out_shorter_reads_as_zeros_from_there_on() {
+    let storage = FaultStorage::new(MemoryStorage::from_vec(vec![7; 4096]));
+    storage.add(FaultRule::new(FaultEffect::Shorten { length: bytes(100) }));
+    let image = wait(RawImage::open(storage, RawOptions::whole_file())).unwrap();
+    let mut found = [0xee; 512];
+    wait(image.read_into(guest(0), &mut found)).unwrap();
+    // What the file does not have any more reads as zeros, as behind its end.
+    assert_eq!((&found[..100], &found[100..]), (&[7; 100][..], &[0; 412][..]));
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //!  | further sectors   |  host offset, not aligned         |      x = 70 - cluster bits
 //!  +-------------------+-----------------------------------+
 //!
-//! The stream starts at the offset and lies within the sector that holds it and the `further sectors`
-//! behind. What follows the stream there is somebody else's and ignored.
+//! The stream starts at the offset and lies within the sector that holds it and the `further
+//! sectors` behind. What follows the stream there is somebody else's and ignored.
 //!
 //! Invariant: the host offset is below 2^56.
 
@@ -43,7 +43,8 @@ impl CompressedDescriptor {
         Self { host: HostOffset::new(host), length_max: ByteCount::new(length_max) }
     }
 
-    /// A descriptor for a stream of `length` bytes at `host`; `None` when the fields cannot hold it.
+    /// A descriptor for a stream of `length` bytes at `host`; `None` when the fields cannot hold
+    /// it.
     #[must_use]
     pub fn new(host: HostOffset, length: ByteCount, geometry: Geometry) -> Option<Self> {
         assert!(0 < length.get() && length.get() < geometry.cluster_size());

@@ -1,7 +1,7 @@
 //! What is wrong with an image, and where.
 //!
-//! The wording follows QEMU's where QEMU has a message, because scripts match on it. Tests match on the
-//! variants.
+//! The wording follows QEMU's where QEMU has a message, because scripts match on it. Tests match on
+//! the variants.
 
 use core::fmt;
 
@@ -355,7 +355,8 @@ impl fmt::Display for Corruption {
             }
             Self::CryptoHeaderOffset { offset, cluster_size } => write!(
                 f,
-                "Encryption header offset '{offset}' is not a multiple of cluster size '{cluster_size}'"
+                "Encryption header offset '{offset}' is not a multiple of cluster size \
+                 '{cluster_size}'"
             ),
             Self::CryptoHeaderRange { offset, length } => {
                 write!(f, "encryption header at {offset:#x} ({length} bytes) lies outside the file")
@@ -383,7 +384,8 @@ impl fmt::Display for Corruption {
             }
             Self::CompressedWithDataFile { guest } => write!(
                 f,
-                "Compressed cluster entry found in image with external data file (guest offset: {guest:#x})"
+                "Compressed cluster entry found in image with external data file (guest offset: \
+                 {guest:#x})"
             ),
             Self::CompressedOffset { guest, offset } => write!(
                 f,
@@ -391,7 +393,8 @@ impl fmt::Display for Corruption {
             ),
             Self::DataFileOffset { guest, host } => write!(
                 f,
-                "External data file host cluster offset {host:#x} does not match guest cluster offset: {guest:#x}"
+                "External data file host cluster offset {host:#x} does not match guest cluster \
+                 offset: {guest:#x}"
             ),
             Self::PastEndOfFile { what, at, file } => {
                 write!(f, "{what} at {at:#x} lies past the end of the file ({file} bytes)")
@@ -401,7 +404,8 @@ impl fmt::Display for Corruption {
             }
             Self::Inflate { guest, at, reason } => write!(
                 f,
-                "compressed cluster at {at:#x} cannot be decompressed: {reason} (guest offset: {guest:#x})"
+                "compressed cluster at {at:#x} cannot be decompressed: {reason} (guest offset: \
+                 {guest:#x})"
             ),
             Self::RefcountTableEntryReserved { index, entry } => {
                 write!(f, "refcount table entry {index} ({entry:#x}) has reserved bits set")

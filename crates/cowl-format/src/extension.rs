@@ -2,8 +2,8 @@
 //!
 //!   { type: u32, length: u32, payload, zero padding to 8 bytes } ... { 0, 0 }
 //!
-//! The area ends at an end record, at the backing file name, or at the end of cluster 0. Records of an
-//! unknown type are kept and written back.
+//! The area ends at an end record, at the backing file name, or at the end of cluster 0. Records of
+//! an unknown type are kept and written back.
 
 use crate::bitmap::BitmapsExtension;
 use crate::bytes::{be32, be64, pad8, put64};
@@ -76,8 +76,8 @@ impl Extension {
     /// Splits `area`, the bytes from the end of the header to the end of the extension area, into
     /// records. `area_offset` is where `area` starts in the file, for messages.
     ///
-    /// `area_end` is where the area ends by the header; when `area` is shorter and the records run past
-    /// it, the error is [`Corruption::HeaderTruncated`] with the number of bytes to read.
+    /// `area_end` is where the area ends by the header; when `area` is shorter and the records run
+    /// past it, the error is [`Corruption::HeaderTruncated`] with the number of bytes to read.
     pub(crate) fn decode_all(
         area: &[u8],
         area_offset: usize,

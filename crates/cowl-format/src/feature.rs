@@ -189,7 +189,8 @@ impl FeatureNameTable {
         }
     }
 
-    /// Names for the bits of `unknown`, comma-separated, in QEMU's wording; control characters replaced.
+    /// Names for the bits of `unknown`, comma-separated, in QEMU's wording; control characters
+    /// replaced.
     #[must_use]
     pub fn describe(&self, class: FeatureClass, unknown: u64) -> String {
         let mut parts = Vec::new();

@@ -5,8 +5,8 @@
 //!   guest offset   [ L1 index | L2 index | offset in cluster ]
 //!   host cluster   [ refcount table index | refcount block index ]
 //!
-//! Invariant: cluster bits, refcount order and the L2 entry size are within the format's limits; the
-//! constructor checks them and nothing else can make a [`Geometry`].
+//! Invariant: cluster bits, refcount order and the L2 entry size are within the format's limits;
+//! the constructor checks them and nothing else can make a [`Geometry`].
 
 use crate::limits::{
     CLUSTER_BITS_EXTENDED_L2_MIN, CLUSTER_BITS_MAX, CLUSTER_BITS_MIN, L1_BYTES_MAX,

@@ -9,8 +9,8 @@
 //!    0 reads as zero (version 3; extended entries use a bitmap instead, see `subcluster.rs`)
 //!
 //! Invariants, checked by [`L2Entry::decode`]:
-//!   - a host offset is cluster-aligned; zero means "not allocated", except with C set and an external
-//!     data file,
+//!   - a host offset is cluster-aligned; zero means "not allocated", except with C set and an
+//!     external data file,
 //!   - version 2 has no zero flag,
 //!   - with an external data file there are no compressed clusters.
 //!

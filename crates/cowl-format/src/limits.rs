@@ -1,7 +1,7 @@
 //! How large a structure may be, and why.
 //!
-//! Every limit bounds memory or work that bytes from a stranger could ask for. Where QEMU has a limit,
-//! ours is the same, so that an image is either good for both or for neither.
+//! Every limit bounds memory or work that bytes from a stranger could ask for. Where QEMU has a
+//! limit, ours is the same, so that an image is either good for both or for neither.
 
 /// Smallest cluster: 512 bytes, one sector. Below it a header does not fit.
 pub const CLUSTER_BITS_MIN: u8 = 9;
@@ -18,7 +18,8 @@ pub const REFCOUNT_ORDER_MAX: u8 = 6;
 /// Refcount order of every version 2 image: 16 bits.
 pub const REFCOUNT_ORDER_V2: u8 = 4;
 
-/// Bytes of an L1 table: 32 MiB describe 2 PiB at 64 KiB clusters. An open image keeps its L1 in memory.
+/// Bytes of an L1 table: 32 MiB describe 2 PiB at 64 KiB clusters. An open image keeps its L1 in
+/// memory.
 pub const L1_BYTES_MAX: u64 = 32 << 20;
 
 /// Bytes of the refcount table: 8 MiB.

@@ -1,7 +1,7 @@
 //! Refcount blocks: one number of 1 to 64 bits for each host cluster.
 //!
-//! Widths of 8 bits and more are big-endian integers; narrower ones are packed into bytes from the least
-//! significant bit up.
+//! Widths of 8 bits and more are big-endian integers; narrower ones are packed into bytes from the
+//! least significant bit up.
 
 use crate::bytes::{be16, be32, be64, put16, put32, put64};
 use crate::{Geometry, RefcountBlockIndex};

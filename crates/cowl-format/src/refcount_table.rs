@@ -1,7 +1,7 @@
 //! Refcount table entries: where a refcount block lives.
 //!
-//! Bits 9 to 63 are the block's offset, cluster-aligned; bits 0 to 8 are reserved. Zero means that all
-//! clusters of the block have refcount 0.
+//! Bits 9 to 63 are the block's offset, cluster-aligned; bits 0 to 8 are reserved. Zero means that
+//! all clusters of the block have refcount 0.
 
 use crate::{Corruption, Geometry, HostOffset};
 

@@ -11,10 +11,11 @@
 //! |     24 |      8 | guest clock in nanoseconds                       |
 //! |     32 |      4 | VM state size, 32 bits                           |
 //! |     36 |      4 | extra data length                                |
-//! |     40 |      n | extra: VM state size (8), disk size (8), instruction count (8), newer fields |
+//! |     40 |      n | extra: VM state size (8), disk size (8), icount (8), … |
 //! |        |        | ID, name, padding                                |
 //!
-//! A snapshot's L1 table is not validated here: its size limits and alignment matter when it is used.
+//! A snapshot's L1 table is not validated here: its size limits and alignment matter when it is
+//! used.
 
 use crate::bytes::{be16, be32, be64, pad8, put16, put32, put64};
 use crate::limits::{SNAPSHOT_EXTRA_BYTES_MAX, SNAPSHOT_TABLE_BYTES_MAX};
@@ -69,9 +70,9 @@ enum Record {
 impl SnapshotTable {
     /// Decodes `count` snapshots from `bytes`, the file from the table's start.
     ///
-    /// When the bytes end before the table does, the error is [`Corruption::HeaderTruncated`] with the
-    /// number of bytes, from the table's start, to call again with; `at_end` says that the file has no
-    /// more, which makes it [`Corruption::SnapshotTableTruncated`].
+    /// When the bytes end before the table does, the error is [`Corruption::HeaderTruncated`] with
+    /// the number of bytes, from the table's start, to call again with; `at_end` says that the file
+    /// has no more, which makes it [`Corruption::SnapshotTableTruncated`].
     pub fn decode(bytes: &[u8], count: u32, at_end: bool) -> Result<Self, Corruption> {
         let mut table = Self::default();
         let mut at = 0_usize;

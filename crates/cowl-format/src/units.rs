@@ -1,8 +1,8 @@
 //! Numbers with a unit.
 //!
-//! A guest offset and a host offset are both 64-bit byte counts, and mixing them up is the classic way
-//! to destroy an image. Each is a type of its own here; only [`Geometry`](crate::Geometry) converts
-//! between offsets, clusters and table indices.
+//! A guest offset and a host offset are both 64-bit byte counts, and mixing them up is the classic
+//! way to destroy an image. Each is a type of its own here; only [`Geometry`](crate::Geometry)
+//! converts between offsets, clusters and table indices.
 //!
 //! Not here: any knowledge of the cluster size.
 
@@ -100,7 +100,8 @@ macro_rules! offset {
                 }
             }
 
-            /// Bytes from `start` up to this offset. Panics when `start` lies behind it: a caller's mistake.
+            /// Bytes from `start` up to this offset. Panics when `start` lies behind it: a caller's
+            /// mistake.
             #[must_use]
             pub const fn since(self, start: Self) -> ByteCount {
                 assert!(start.0 <= self.0, "offset lies before its start");

@@ -1,7 +1,8 @@
 //! An image: a layer and the chain of layers below it, as one disk.
 //!
-//! The chain is a list, top first, with an optional raw image at the bottom. A byte that a layer does not
-//! have comes from the next one; past the end of a shorter layer, and below the last one, bytes are zero.
+//! The chain is a list, top first, with an optional raw image at the bottom. A byte that a layer
+//! does not have comes from the next one; past the end of a shorter layer, and below the last one,
+//! bytes are zero.
 //!
 //! `Image` routes requests; it decides nothing about tables, caches or order.
 
@@ -95,8 +96,8 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue each
-    /// other merged.
+    /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue
+    /// each other merged.
     pub async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, Error> {
         self.check_range(at, length)?;
         let end = at + length;

@@ -1,6 +1,7 @@
 //! One open qcow2 file: its header, its L1 table and its caches.
 //!
-//! A layer knows only itself; what it does not have, the [`Image`](crate::Image) looks for below it.
+//! A layer knows only itself; what it does not have, the [`Image`](crate::Image) looks for below
+//! it.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
 //! The qcow2 engine: an open image.
 //!
-//! [`Layer`] is one open qcow2 file; [`Image`] is a layer with the chain of layers below it, and is what
-//! a guest reads. The engine names no runtime, clock, thread or source of randomness: storage comes from
-//! the embedder, CPU-heavy work goes through [`Offload`].
+//! [`Layer`] is one open qcow2 file; [`Image`] is a layer with the chain of layers below it, and is
+//! what a guest reads. The engine names no runtime, clock, thread or source of randomness: storage
+//! comes from the embedder, CPU-heavy work goes through [`Offload`].
 //!
-//! Reading top-down: `image` routes a request, `mapping` finds where bytes live, `cache` keeps tables,
+//! Reading top-down: `image` routes a request, `mapping` finds where bytes live, `cache` keeps
+//! tables,
 //! `request` moves the bytes, `check` judges the metadata, `create` makes
 //! new images.
 #![forbid(unsafe_code)]

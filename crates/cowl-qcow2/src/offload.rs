@@ -1,7 +1,8 @@
 //! Where CPU-heavy work runs.
 //!
-//! The engine starts no thread. Decompression goes through [`Offload`], which the embedder implements: a
-//! worker pool in tools and servers, the calling thread by default, the scheduler in a simulation.
+//! The engine starts no thread. Decompression goes through [`Offload`], which the embedder
+//! implements: a worker pool in tools and servers, the calling thread by default, the scheduler in
+//! a simulation.
 
 use std::sync::Arc;
 

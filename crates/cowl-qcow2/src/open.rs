@@ -1,7 +1,7 @@
 //! Opening: from a file to a [`Layer`], reading nothing that the header does not ask for.
 //!
-//! Opening a layer opens no other file. The caller reads the header first ([`read_header`]), sees which
-//! files the image names, decides by its own policy which to open, and hands them over.
+//! Opening a layer opens no other file. The caller reads the header first ([`read_header`]), sees
+//! which files the image names, decides by its own policy which to open, and hands them over.
 
 use std::sync::Arc;
 
@@ -133,8 +133,8 @@ pub(crate) async fn read_l1<S: Storage>(
 impl<S: Storage> Layer<S> {
     /// Opens a layer for reading.
     ///
-    /// Images with the dirty or corrupt bit are readable. Encrypted ones are refused, as is an image with
-    /// an external data file when `files` has none.
+    /// Images with the dirty or corrupt bit are readable. Encrypted ones are refused, as is an
+    /// image with an external data file when `files` has none.
     pub async fn open(
         files: LayerFiles<S>,
         header: Header,

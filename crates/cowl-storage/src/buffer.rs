@@ -1,15 +1,15 @@
 //! Memory that an I/O owns while it runs.
 //!
-//! A kernel that completes requests later writes into memory after the call returned, so the request has
-//! to own that memory: a dropped future must not free it. [`IoBuffer`] is that memory, aligned well
-//! enough for O_DIRECT.
+//! A kernel that completes requests later writes into memory after the call returned, so the
+//! request has to own that memory: a dropped future must not free it. [`IoBuffer`] is that memory,
+//! aligned well enough for O_DIRECT.
 
 /// Owned bytes whose first one lies at a multiple of [`IoBuffer::ALIGNMENT`].
 ///
 /// Moving the buffer does not move its bytes.
 pub struct IoBuffer {
-    // Over-allocated by one alignment unit; `start` is the first aligned byte. This costs at most one
-    // page and needs no unsafe code.
+    // Over-allocated by one alignment unit; `start` is the first aligned byte. This costs at most
+    // one page and needs no unsafe code.
     memory: Vec<u8>,
     start: usize,
     length: usize,

@@ -81,8 +81,8 @@ impl StorageError {
         Self { path: path.to_owned(), operation, purpose, range, source }
     }
 
-    /// The system's error number; EAGAIN (11) for an image lock that another process holds, EIO (5) where
-    /// the error has none.
+    /// The system's error number; EAGAIN (11) for an image lock that another process holds, EIO (5)
+    /// where the error has none.
     #[must_use]
     pub fn errno(&self) -> i32 {
         const EIO: i32 = 5;

@@ -1,8 +1,8 @@
 //! A plain file or block device, read and written with plain system calls on the calling thread.
 //!
-//! Every future of [`FileStorage`] is complete when it is first polled, so any executor will do, and is
-//! `Send`. For data in the page cache this is the fastest driver there is; a request that has to wait for
-//! a disk makes its thread wait.
+//! Every future of [`FileStorage`] is complete when it is first polled, so any executor will do,
+//! and is `Send`. For data in the page cache this is the fastest driver there is; a request that
+//! has to wait for a disk makes its thread wait.
 //!
 //! Invariants:
 //!   - a hot read or write is one system call: no lock, no allocation, no second call,
@@ -19,5 +19,5 @@ mod transfer;
 
 pub(crate) use barrier::Barriers;
 pub(crate) use open_file::{FileKind, OpenFile, join};
-pub use options::{Access, Caching, Existence, FileOptions};
+pub use options::{Access, Caching, Existence, FileKinds, FileOptions};
 pub use storage::FileStorage;

@@ -1,8 +1,8 @@
 //! Host side of cowl: files, block devices and memory behind one trait.
 //!
 //! [`Storage`] is what the engine reads and writes. Drivers implement it ([`FileStorage`],
-//! [`UringStorage`], [`MemoryStorage`]), layers wrap it ([`TraceStorage`], [`FaultStorage`], [`ReadOnlyStorage`]). All system calls of the
-//! project are made in this crate.
+//! [`UringStorage`], [`MemoryStorage`]), layers wrap it ([`TraceStorage`], [`FaultStorage`],
+//! [`ReadOnlyStorage`]). All system calls of the project are made in this crate.
 //!
 //! Invariant: every I/O names its [`Purpose`], so that faults, traces and tests can address it.
 #![deny(unsafe_code)]
@@ -14,19 +14,21 @@ mod layers;
 mod lock;
 mod memory;
 mod purpose;
+mod replacement;
 mod storage;
 mod sys;
 mod uring;
 
 pub use buffer::IoBuffer;
 pub use error::{Operation, StorageError};
-pub use file::{Access, Caching, Existence, FileOptions, FileStorage};
+pub use file::{Access, Caching, Existence, FileKinds, FileOptions, FileStorage};
 pub use layers::{
     FaultEffect, FaultRule, FaultStorage, ReadOnlyStorage, Trace, TraceRecord, TraceStorage,
 };
 pub use lock::{LockConflict, LockHolder, LockMode, Permission};
 pub use memory::MemoryStorage;
 pub use purpose::Purpose;
+pub use replacement::{Durability, Replacement};
 pub use storage::{
     Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };

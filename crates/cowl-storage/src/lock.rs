@@ -1,8 +1,9 @@
 //! Image locks, compatible with QEMU's.
 //!
-//! Who opens an image says what it uses and what it refuses to others, one byte of the file each, as an
-//! open-file-description lock. All locks are read locks, so taking them never fails among well-behaved
-//! programs; whether somebody's use meets somebody else's refusal is found out by asking afterwards.
+//! Who opens an image says what it uses and what it refuses to others, one byte of the file each,
+//! as an open-file-description lock. All locks are read locks, so taking them never fails among
+//! well-behaved programs; whether somebody's use meets somebody else's refusal is found out by
+//! asking afterwards.
 //!
 //!   byte 100 + n   "I use permission n"
 //!   byte 200 + n   "I let nobody else use permission n"
@@ -19,8 +20,9 @@
 //! | [`LockMode::ReadWriteShared`] | 0 1 3 | 3    | 200 201 203, 103 |
 //! | [`LockMode::ReadOnlyShared`]  | 0  | 3      | 200, 103         |
 //!
-//! First lock, then ask: of two openers at the same time at least one sees the other. The locks belong to
-//! the open file and end with it. A kernel or file system without such locks gives none, as with QEMU.
+//! First lock, then ask: of two openers at the same time at least one sees the other. The locks
+//! belong to the open file and end with it. A kernel or file system without such locks gives none,
+//! as with QEMU.
 
 mod conflict;
 mod holder;

@@ -83,7 +83,8 @@ impl MemoryStorage {
         Self { name: self.name.clone(), content: RwLock::new(self.shared().clone()) }
     }
 
-    // A panic elsewhere leaves the content as the last whole page copy left it: good enough to go on.
+    // A panic elsewhere leaves the content as the last whole page copy left it: good enough to go
+    // on.
     fn shared(&self) -> RwLockReadGuard<'_, Content> {
         self.content.read().unwrap_or_else(PoisonError::into_inner)
     }

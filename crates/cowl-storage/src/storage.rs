@@ -1,10 +1,10 @@
 //! The trait between the engine and the host.
 //!
-//! Futures of a driver are `Send` when the driver's own are: the trait asks for no `Send` bound, so a
-//! thread-per-core ring driver and a driver for any thread both fit, and auto traits decide.
+//! Futures of a driver are `Send` when the driver's own are: the trait asks for no `Send` bound, so
+//! a thread-per-core ring driver and a driver for any thread both fit, and auto traits decide.
 //!
-//! Dropping a future does not cancel its I/O. A driver whose kernel completes later keeps the buffer
-//! until the kernel is done with it.
+//! Dropping a future does not cancel its I/O. A driver whose kernel completes later keeps the
+//! buffer until the kernel is done with it.
 
 use core::future::Future;
 
@@ -18,7 +18,8 @@ pub type IoResult<T, B = IoBuffer> = (Result<T, StorageError>, B);
 /// What a driver and its file can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Offsets and lengths of reads and writes have to be multiples of this (1 when any will do), in bytes.
+    /// Offsets and lengths of reads and writes have to be multiples of this (1 when any will do),
+    /// in bytes.
     pub io_alignment: u32,
     /// Memory of reads and writes has to start at a multiple of this, in bytes.
     pub memory_alignment: u32,
@@ -72,8 +73,8 @@ pub struct FileIdentity {
 
 /// A host file, a block device or memory.
 ///
-/// All offsets and lengths are bytes. Requests from any number of threads and tasks run in parallel; two
-/// overlapping ones in flight at once have no order.
+/// All offsets and lengths are bytes. Requests from any number of threads and tasks run in
+/// parallel; two overlapping ones in flight at once have no order.
 #[allow(
     clippy::len_without_is_empty,
     reason = "a length is I/O here, and an empty file no special case"
@@ -94,8 +95,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Bytes the host has allocated for the file; its length where the host cannot tell.
     fn allocated(&self) -> impl Future<Output = Result<ByteCount, StorageError>>;
 
-    /// Fills `buffer` from `at`. Bytes past the end of the file are zero; the result says how many came
-    /// from the file.
+    /// Fills `buffer` from `at`. Bytes past the end of the file are zero; the result says how many
+    /// came from the file.
     fn read(
         &self,
         at: HostOffset,
@@ -103,8 +104,8 @@ pub trait Storage: Send + Sync + 'static {
         purpose: Purpose,
     ) -> impl Future<Output = IoResult<ByteCount>>;
 
-    /// Fills `buffers` one after another from `at`, in one request where the host can. End of file as in
-    /// [`Self::read`].
+    /// Fills `buffers` one after another from `at`, in one request where the host can. End of file
+    /// as in [`Self::read`].
     fn read_vectored(
         &self,
         at: HostOffset,
@@ -112,7 +113,8 @@ pub trait Storage: Send + Sync + 'static {
         purpose: Purpose,
     ) -> impl Future<Output = IoResult<ByteCount, Vec<IoBuffer>>>;
 
-    /// Writes all of `buffer` at `at`, extending the file where needed. Not durable before a barrier.
+    /// Writes all of `buffer` at `at`, extending the file where needed. Not durable before a
+    /// barrier.
     fn write(
         &self,
         at: HostOffset,
@@ -128,8 +130,8 @@ pub trait Storage: Send + Sync + 'static {
         purpose: Purpose,
     ) -> impl Future<Output = IoResult<(), Vec<IoBuffer>>>;
 
-    /// Reads into borrowed memory without waiting: `None` when the driver would have to wait, or when
-    /// offset, length or memory do not meet its alignment. End of file as in [`Self::read`].
+    /// Reads into borrowed memory without waiting: `None` when the driver would have to wait, or
+    /// when offset, length or memory do not meet its alignment. End of file as in [`Self::read`].
     fn try_read(
         &self,
         at: HostOffset,
@@ -163,7 +165,8 @@ pub trait Storage: Send + Sync + 'static {
         purpose: Purpose,
     ) -> impl Future<Output = Result<(), StorageError>>;
 
-    /// Reserves space for a range that reads as zeros or as before, extending the file where needed.
+    /// Reserves space for a range that reads as zeros or as before, extending the file where
+    /// needed.
     fn allocate(
         &self,
         at: HostOffset,
@@ -179,8 +182,8 @@ pub trait Storage: Send + Sync + 'static {
         purpose: Purpose,
     ) -> impl Future<Output = Result<(), StorageError>>;
 
-    /// The run of data or hole that starts at `at`, at most `length_max` long; `None` at or past the end.
-    /// Storage that cannot tell reports data up to the end.
+    /// The run of data or hole that starts at `at`, at most `length_max` long; `None` at or past
+    /// the end. Storage that cannot tell reports data up to the end.
     fn extent(
         &self,
         at: HostOffset,
@@ -189,7 +192,7 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Returns when everything written, zeroed, discarded or resized before the call is durable.
     ///
-    /// After an error nothing is known about what is durable, and no later barrier can be trusted: the
-    /// driver returns the same error from then on.
+    /// After an error nothing is known about what is durable, and no later barrier can be trusted:
+    /// the driver returns the same error from then on.
     fn barrier(&self, purpose: Purpose) -> impl Future<Output = Result<(), StorageError>>;
 }

@@ -1,22 +1,33 @@
 //! What the cowl commands do, as functions that return data and never print.
 //!
 //! One verb is one file. Reports are plain values whose serde form is the JSON that scripts know from
-//! qemu-img; the fields stand in the order in which qemu-img prints them, so that the text is the same too.
+//! qemu-img; the fields stand in the order in which qemu-img prints them, so that the text is the
+//! same too.
 #![forbid(unsafe_code)]
 
-mod block_status;
 mod check;
 mod compare;
-mod info;
+mod convert;
+mod create;
 mod inspect;
-mod luks;
 mod map;
 mod measure;
+mod tour;
+
+mod block_status;
+mod info;
+mod luks;
 mod progress;
+mod zero;
 
 pub use block_status::{BlockStatus, BlockStatuses, disk_size};
 pub use check::CheckSummary;
 pub use compare::{CompareError, Comparison, Strictness, compare};
+pub use convert::{
+    ConvertError, ConvertOptions, ConvertReport, ExistingTarget, Salvaged, TargetImage,
+    ZeroDetection, convert,
+};
+pub use create::{NewImage, create};
 pub use info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, KeySlotInfo, LuksInfo, NodeInfo,
     Qcow2Info, SnapshotInfo,
@@ -24,7 +35,8 @@ pub use info::{
 pub use inspect::{InfoError, InfoOptions, info, info_chain};
 pub use map::{MapEntry, map};
 pub use measure::{
-    BitmapShape, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Preallocation,
-    Qcow2Target, TargetError, measure, measure_image,
+    BitmapShape, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Qcow2Target,
+    TargetError, measure, measure_image,
 };
 pub use progress::{Progress, Unwatched};
+pub use tour::{StoredFile, Tour, TourError, TourStep};

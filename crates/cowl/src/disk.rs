@@ -13,8 +13,8 @@ use crate::open::{Chain, Files, OpenOptions, StorageOpener, open_chain};
 
 /// An open disk, for reading.
 ///
-/// `S` is the driver below; [`Disk::open`] takes the plain one, whose requests complete on the calling
-/// thread.
+/// `S` is the driver below; [`Disk::open`] takes the plain one, whose requests complete on the
+/// calling thread.
 pub struct Disk<S: Storage = FileStorage> {
     chain: Chain<S>,
 }
@@ -27,7 +27,8 @@ impl Disk<FileStorage> {
 
     /// Fills `buffer` from byte `at` of the disk, on the calling thread.
     ///
-    /// Any offset and length within the disk. After an error the content of `buffer` is unspecified.
+    /// Any offset and length within the disk. After an error the content of `buffer` is
+    /// unspecified.
     pub fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<(), Error> {
         Ok(pollster::block_on(self.read_into(GuestOffset::new(at), buffer))?)
     }
@@ -76,8 +77,8 @@ impl<S: Storage> Disk<S> {
         }
     }
 
-    /// Fills `buffer` from guest offset `at`; bytes go straight from the host file to `buffer` where the
-    /// driver answers inline.
+    /// Fills `buffer` from guest offset `at`; bytes go straight from the host file to `buffer`
+    /// where the driver answers inline.
     pub async fn read_into(&self, at: GuestOffset, buffer: &mut [u8]) -> Result<(), BlockError> {
         match &self.chain {
             Chain::Raw(raw) => raw.read_into(at, buffer).await,

@@ -50,7 +50,8 @@ pub enum Refusal {
     },
     /// A file was named without a format and is of one that cowl does not read.
     #[error(
-        "it is a {format} image, which this version does not read; give the format raw to read it byte by byte"
+        "it is a {format} image, which this version does not read; give the format raw to read it \
+         byte by byte"
     )]
     ForeignFormat {
         /// The format.

@@ -59,8 +59,8 @@ const FOREIGN: &[(&[u8], &str)] = &[
 
 /// Finds the format of a file that the operator named without one.
 ///
-/// Only for a file that its owner named: what a guest wrote into a raw image must never decide how the
-/// image is read, so backing files are not probed.
+/// Only for a file that its owner named: what a guest wrote into a raw image must never decide how
+/// the image is read, so backing files are not probed.
 pub(crate) async fn probe<S: Storage>(file: &S) -> Result<Format, Error> {
     let head = read_head(file).await?;
     let foreign = FOREIGN.iter().find(|(magic, _)| head.starts_with(magic));

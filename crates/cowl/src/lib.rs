@@ -9,10 +9,10 @@
 //! # Ok::<(), cowl::Error>(())
 //! ```
 //!
-//! What an image names (backing files, an external data file) is opened only as far as [`Follow`] allows.
-//! [`Disk`] is `Send + Sync`: any number of threads read one disk at once. The blocking calls do plain
-//! reads on the calling thread, the fastest way to hot data; servers and tools that want many requests in
-//! flight use the asynchronous ones through [`BlockDevice`].
+//! What an image names (backing files, an external data file) is opened only as far as [`Follow`]
+//! allows. [`Disk`] is `Send + Sync`: any number of threads read one disk at once. The blocking
+//! calls do plain reads on the calling thread, the fastest way to hot data; servers and tools that
+//! want many requests in flight use the asynchronous ones through [`BlockDevice`].
 #![forbid(unsafe_code)]
 
 mod disk;

@@ -11,7 +11,8 @@ use cowl_qcow2::{
     BeyondEnd, CacheLimits, Image, Layer, LayerFiles, LayerOptions, Offload, read_header,
 };
 use cowl_storage::{
-    Caching, FileIdentity, FileOptions, FileStorage, LockMode, Purpose, Storage, StorageError,
+    Caching, FileIdentity, FileKinds, FileOptions, FileStorage, LockMode, Purpose, Storage,
+    StorageError,
 };
 
 use crate::error::{Error, Refusal};
@@ -87,7 +88,8 @@ impl OpenOptions {
         }
     }
 
-    /// For images from strangers: nothing is followed, and mappings past the end of the file are errors.
+    /// For images from strangers: nothing is followed, and mappings past the end of the file are
+    /// errors.
     #[must_use]
     pub fn untrusted() -> Self {
         Self { follow: Follow::Nothing, beyond_end: BeyondEnd::Refuse, ..Self::local() }
@@ -194,7 +196,11 @@ impl<O: StorageOpener> Opening<'_, O> {
         if let Some(image) = &next.named_by {
             refuse_special_file(image, &next.path, BACKING)?;
         }
-        let file = self.open_file(&next.path)?;
+        let kinds = match next.named_by {
+            None => FileKinds::Any,
+            Some(_) => FileKinds::RegularOnly,
+        };
+        let file = self.open_file(&next.path, kinds)?;
         if let Some(identity) = file.identity() {
             if self.seen.contains(&identity) {
                 return Err(refuse(Refusal::Loop));
@@ -212,13 +218,13 @@ impl<O: StorageOpener> Opening<'_, O> {
         }
     }
 
-    fn open_file(&self, path: &Path) -> Result<O::Storage, StorageError> {
+    fn open_file(&self, path: &Path, kinds: FileKinds) -> Result<O::Storage, StorageError> {
         let lock = match self.options.sharing {
             Sharing::NoWriters => LockMode::ReadOnly,
             Sharing::Anyone => LockMode::ForceShare,
         };
         let caching = self.options.caching;
-        self.opener.open(path, FileOptions { lock, caching, ..FileOptions::read_only() })
+        self.opener.open(path, FileOptions { lock, caching, kinds, ..FileOptions::read_only() })
     }
 
     async fn open_raw(
@@ -266,7 +272,7 @@ impl<O: StorageOpener> Opening<'_, O> {
         }
         let path = resolve_data_file_name(image, name)?;
         refuse_special_file(image, &path, DATA_FILE)?;
-        match self.open_file(&path) {
+        match self.open_file(&path, FileKinds::RegularOnly) {
             Ok(file) => Ok(Some(file)),
             Err(error) => Err(Error::Below {
                 role: DATA_FILE,
@@ -314,7 +320,8 @@ impl<O: StorageOpener> Opening<'_, O> {
     }
 }
 
-/// A name from an image must not lead to a device, a pipe or a socket: opening alone can have effects.
+/// A name from an image must not lead to a device, a pipe or a socket: opening alone can have
+/// effects.
 fn refuse_special_file(image: &Path, path: &Path, role: &'static str) -> Result<(), Error> {
     // A file that is not there fails when it is opened, with the system's own error.
     let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };

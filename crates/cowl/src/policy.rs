@@ -1,8 +1,8 @@
 //! Which files an image may name.
 //!
-//! An image can name a backing file and an external data file, and an image from a stranger can name any
-//! file of the host. Nothing is opened because an image says so: the caller's [`Follow`] decides, and even
-//! then only plain local names count.
+//! An image can name a backing file and an external data file, and an image from a stranger can
+//! name any file of the host. Nothing is opened because an image says so: the caller's [`Follow`]
+//! decides, and even then only plain local names count.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -22,7 +22,8 @@ pub enum Follow {
 pub(crate) const BACKING: &str = "backing file";
 pub(crate) const DATA_FILE: &str = "external data file";
 
-/// The path of the backing file that `image` names `name`: relative names start at the image's folder.
+/// The path of the backing file that `image` names `name`: relative names start at the image's
+/// folder.
 ///
 /// Refuses everything but a plain file name: `json:{...}`, `nbd://host/export`, `rbd:pool/image`.
 pub fn resolve_backing_name(image: &Path, name: &[u8]) -> Result<PathBuf, Error> {
@@ -31,8 +32,8 @@ pub fn resolve_backing_name(image: &Path, name: &[u8]) -> Result<PathBuf, Error>
     Ok(folder.join(plain))
 }
 
-/// The path of the external data file that `image` names `name`: relative names start at the working
-/// folder, as in QEMU, and not at the image's.
+/// The path of the external data file that `image` names `name`: relative names start at the
+/// working folder, as in QEMU, and not at the image's.
 pub fn resolve_data_file_name(image: &Path, name: &[u8]) -> Result<PathBuf, Error> {
     plain_name(image, name, DATA_FILE)
 }

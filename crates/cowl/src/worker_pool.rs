@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 
 use cowl_qcow2::{Offload, OffloadJob};
 
-/// A fixed number of threads that run jobs in the order they come. Dropping the pool waits for the jobs
-/// that were submitted.
+/// A fixed number of threads that run jobs in the order they come. Dropping the pool waits for the
+/// jobs that were submitted.
 pub struct WorkerPool {
     // None only while dropping: closing the channel ends the threads.
     jobs: Option<Sender<OffloadJob>>,

@@ -1,14 +1,16 @@
-//! A cache whose misses are loaded by one task while others wait, and whose hits cost next to nothing.
+//! A cache whose misses are loaded by one task while others wait, and whose hits cost next to
+//! nothing.
 //!
 //! Promises:
-//!   - A hit takes no lock, allocates nothing, and writes no memory that other cores read, except the
-//!     entry's time stamp, once after each miss somewhere in the cache.
-//!   - A miss loads outside every lock of the map: one loader for each key, any number of waiters. Hits go
-//!     on meanwhile.
-//!   - A failed or dropped load leaves no entry behind. When the loader is dropped, a waiter takes over.
-//!   - The limit is in bytes. When it is passed, the entries longest unused go, an eighth of the limit at
-//!     a time, so that the search for them is paid once for many misses. A value still in use elsewhere
-//!     lives until its last user is done.
+//!   - A hit takes no lock, allocates nothing, and writes no memory that other cores read, except
+//!     the entry's time stamp, once after each miss somewhere in the cache.
+//!   - A miss loads outside every lock of the map: one loader for each key, any number of waiters.
+//!     Hits go on meanwhile.
+//!   - A failed or dropped load leaves no entry behind. When the loader is dropped, a waiter takes
+//!     over.
+//!   - The limit is in bytes. When it is passed, the entries longest unused go, an eighth of the
+//!     limit at a time, so that the search for them is paid once for many misses. A value still in
+//!     use elsewhere lives until its last user is done.
 //!
 //! Values may grow after they were loaded (an L2 table loads its slices one by one); they report it
 //! through their [`Charge`], which takes everything back when the value is dropped.
@@ -31,8 +33,8 @@ pub trait AsyncLruCacheBackend: Send + Sync {
     /// What is kept.
     type Value: Send + Sync;
 
-    /// Loads the value for `key`. The value keeps `charge` and adds what it takes to it, now and whenever
-    /// it grows.
+    /// Loads the value for `key`. The value keeps `charge` and adds what it takes to it, now and
+    /// whenever it grows.
     fn load(
         &self,
         key: Self::Key,
@@ -152,8 +154,8 @@ where
             drop(guard);
             let value = value?;
             self.touch(&entry);
-            // A loader that failed beside us may have taken the entry out of the map; then somebody else
-            // may be loading the key again, and there must be one value for a key.
+            // A loader that failed beside us may have taken the entry out of the map; then somebody
+            // else may be loading the key again, and there must be one value for a key.
             if self.is_current(key, &entry) {
                 self.evict();
                 return Ok(value);
@@ -200,13 +202,22 @@ where
         }
     }
 
+    /// Brings the weight below the limit. Whoever finds an eviction under way leaves the work to
+    /// it; it looks again after it has let go, so nobody's load is forgotten.
     fn evict(&self) {
-        if self.weight() <= self.weight_max {
-            return;
+        while self.weight_max < self.weight() {
+            let Some(one_at_a_time) = self.eviction.try_lock() else { return };
+            let evicted = self.evict_oldest();
+            drop(one_at_a_time);
+            // What is still over the limit then is in use elsewhere, and goes with its last user.
+            if evicted == 0 {
+                return;
+            }
         }
-        let Some(_one_at_a_time) = self.eviction.try_lock() else {
-            return;
-        };
+    }
+
+    /// Evicts down to seven eighths of the limit; returns how many went.
+    fn evict_oldest(&self) -> usize {
         let map = self.map.pin();
         let mut entries: Vec<(u64, K)> = map
             .iter()
@@ -219,14 +230,17 @@ where
         let target = self.weight_max - self.weight_max / 8;
         // Counted here: a value still in use elsewhere is freed later.
         let mut weight = self.weight();
+        let mut evicted = 0;
         for (_, key) in entries {
             if weight <= target {
                 break;
             }
             if let Some(value) = map.remove(&key).and_then(|entry| entry.value.get()) {
                 weight = weight.saturating_sub(B::charge(value).bytes());
+                evicted += 1;
             }
         }
+        evicted
     }
 }
 

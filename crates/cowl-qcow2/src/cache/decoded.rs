@@ -1,7 +1,8 @@
 //! Decompressed clusters in memory.
 //!
-//! A guest reads a compressed cluster in pieces; decompressing it for each piece would cost ten times the
-//! work. The loader reads the stream and decompresses it through the embedder's [`Offload`].
+//! A guest reads a compressed cluster in pieces; decompressing it for each piece would cost ten
+//! times the work. The loader reads the stream and decompresses it through the embedder's
+//! [`Offload`].
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! L2 tables in memory, loaded slice by slice.
 //!
-//! A table fills a cluster: 64 KiB as a rule, up to 2 MiB. Reading all of it to learn one entry would be
-//! waste, so a table is a row of slices, one block of the host file each, and a slice is read when first
-//! needed: one loader, any number of waiters.
+//! A table fills a cluster: 64 KiB as a rule, up to 2 MiB. Reading all of it to learn one entry
+//! would be waste, so a table is a row of slices, one block of the host file each, and a slice is
+//! read when first needed: one loader, any number of waiters.
 //!
-//! Invariant: entry numbers in a slice are in host byte order and never change while the image is open
-//! for reading.
+//! Invariant: entry numbers in a slice are in host byte order and never change while the image is
+//! open for reading.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

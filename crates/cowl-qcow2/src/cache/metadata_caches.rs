@@ -1,7 +1,7 @@
 //! The two metadata caches of an image.
 //!
-//! This is the reading half: tables come in and go out again, nothing is ever dirty, so there is no order
-//! to keep yet.
+//! This is the reading half: tables come in and go out again, nothing is ever dirty, so there is no
+//! order to keep yet.
 
 use std::sync::Arc;
 
@@ -39,8 +39,8 @@ pub struct MetadataCaches<S: Storage> {
 impl<S: Storage> MetadataCaches<S> {
     /// Caches for `file` with `header`, of `l2_entries` L2 tables and `rb_entries` refcount blocks.
     ///
-    /// A table costs what was loaded of it, so the L2 cache may hold more tables than `l2_entries` when
-    /// only parts of them are in use.
+    /// A table costs what was loaded of it, so the L2 cache may hold more tables than `l2_entries`
+    /// when only parts of them are in use.
     pub fn new(file: &Arc<S>, header: &Arc<Header>, l2_entries: usize, rb_entries: usize) -> Self {
         let cluster = header.geometry.cluster_len();
         Self {

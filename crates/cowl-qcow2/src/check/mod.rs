@@ -5,8 +5,8 @@
 //!   both            -> leaks and corruptions                           (`compare`)
 //!
 //! Each table is read once, however many snapshots share it, and L2 tables are scanned in parallel
-//! through the embedder's [`Offload`]. Memory is two bytes for each host cluster, touched only where the
-//! file has something, plus the tables in flight; the report says how much it was.
+//! through the embedder's [`Offload`]. Memory is two bytes for each host cluster, touched only
+//! where the file has something, plus the tables in flight; the report says how much it was.
 //!
 //! What is counted, and as what, is what `qemu-img check` counts.
 
@@ -31,7 +31,8 @@ use crate::check::references::References;
 use crate::check::report::Findings;
 use crate::{Error, Offload};
 
-/// Host clusters of the largest file that can be checked: two bytes of memory for each. QEMU's limit.
+/// Host clusters of the largest file that can be checked: two bytes of memory for each. QEMU's
+/// limit.
 const HOST_CLUSTERS_MAX: u64 = i32::MAX as u64;
 
 /// L2 tables read ahead of the scan: enough to keep every worker busy.
@@ -55,7 +56,8 @@ impl<S> Check<'_, S> {
 
 /// Checks the metadata of an image. Reads only; changes nothing.
 ///
-/// What is wrong with the image is in the report; an error means that the check itself could not go on.
+/// What is wrong with the image is in the report; an error means that the check itself could not go
+/// on.
 pub async fn check<S: Storage>(
     file: &S,
     header: &Header,

@@ -13,8 +13,8 @@ use crate::check::{Check, TABLES_IN_FLIGHT, bitmaps};
 use crate::open::{read_l1, read_snapshots};
 use crate::{Error, offload};
 
-/// Counts every use of every host cluster. Returns what is wrong with the copied flags, which belongs at
-/// the end of the report.
+/// Counts every use of every host cluster. Returns what is wrong with the copied flags, which
+/// belongs at the end of the report.
 pub(crate) async fn count<S: Storage>(
     check: &Check<'_, S>,
     report: &mut CheckReport,
@@ -159,7 +159,8 @@ async fn scan_table<S: Storage>(
     uses: TableUse,
 ) -> Result<TableScan, Error> {
     let length = check.geometry().cluster_len();
-    // Past the end of the file there is nothing to read, and the reference was counted as corruption.
+    // Past the end of the file there is nothing to read, and the reference was counted as
+    // corruption.
     if check.file_length <= offset {
         return Ok(TableScan::default());
     }

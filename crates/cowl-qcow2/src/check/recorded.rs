@@ -1,7 +1,7 @@
 //! What the refcount blocks say about each host cluster.
 //!
-//! One byte for each cluster, larger numbers aside, as in `references.rs`. A block that cannot be read or
-//! found leaves its clusters unknown.
+//! One byte for each cluster, larger numbers aside, as in `references.rs`. A block that cannot be
+//! read or found leaves its clusters unknown.
 
 use std::collections::HashMap;
 

@@ -19,7 +19,8 @@ const LARGE: u8 = 255;
 pub(crate) struct References {
     counts: Box<[AtomicU8]>,
     large: Mutex<HashMap<u64, u64, FxBuildHasher>>,
-    // One past the last cluster of the file, or of the cluster that a reference half past the end used.
+    // One past the last cluster of the file, or of the cluster that a reference half past the end
+    // used.
     end: AtomicU64,
     geometry: Geometry,
     file_length: u64,

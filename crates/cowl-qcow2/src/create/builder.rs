@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cowl_format::{
     ByteCount, CompressedDescriptor, Geometry, GuestOffset, Header, HostCluster, HostOffset,
-    L1Entry, L2Entry, Version,
+    L1Entry, L2Entry, SubclusterBitmap, Version,
 };
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::create::header::header;
 use crate::create::host_space::HostSpace;
 use crate::create::options::{CreateError, CreateOptions};
-use crate::create::refcounts;
+use crate::create::{Preallocation, preallocate, refcounts};
 
 /// The files of a new image, both empty.
 pub struct BuilderFiles<S> {
@@ -43,11 +43,13 @@ pub struct Builder<S> {
     first_block: HostCluster,
     space: Mutex<HostSpace>,
     tables: Box<[OnceLock<Table>]>,
+    /// Where guest byte 0 lies, once all space is reserved in advance.
+    reserved: OnceLock<HostOffset>,
 }
 
 impl<S: Storage> Builder<S> {
-    /// Starts an image. `clusters_max` bounds the host clusters of data it will get, to size the refcount
-    /// table.
+    /// Starts an image. `clusters_max` bounds the host clusters of data it will get, to size the
+    /// refcount table.
     pub fn new(
         files: BuilderFiles<S>,
         options: &CreateOptions,
@@ -67,7 +69,10 @@ impl<S: Storage> Builder<S> {
         let first_block = 1 + u64::from(table_clusters);
         header.refcount_table_offset = start(1);
         header.refcount_table_clusters = table_clusters;
-        header.l1_offset = start(first_block + 1);
+        // An empty disk has no L1 table, and QEMU says so by naming none.
+        if 0 < header.l1_entries {
+            header.l1_offset = start(first_block + 1);
+        }
         // The header has to fit now, not after gigabytes were written.
         header.encode().ok_or(CreateError::HeaderTooLarge)?;
         let first_free = HostCluster::new(first_block + 1 + l1_clusters);
@@ -76,6 +81,7 @@ impl<S: Storage> Builder<S> {
             files,
             header,
             first_block: HostCluster::new(first_block),
+            reserved: OnceLock::new(),
             space: Mutex::new(HostSpace::new(geometry, first_free)),
         })
     }
@@ -98,8 +104,8 @@ impl<S: Storage> Builder<S> {
         self.header.version == Version::V3
     }
 
-    /// Stores `data` from `guest` on, one run of host clusters. `guest` is cluster-aligned; `data` is whole
-    /// clusters, except at the end of the disk.
+    /// Stores `data` from `guest` on, one run of host clusters. `guest` is cluster-aligned; `data`
+    /// is whole clusters, except at the end of the disk.
     ///
     /// Each guest cluster is stored at most once.
     pub async fn write(&self, guest: GuestOffset, data: IoBuffer) -> Result<(), CreateError> {
@@ -109,29 +115,57 @@ impl<S: Storage> Builder<S> {
         assert!(guest.is_aligned_to(geometry.cluster_size()));
         assert!(end == self.size().get() || geometry.is_cluster_aligned(end));
         assert!(end <= self.size().get());
-        let (file, host) = match &self.files.data {
-            Some(data) => (data, HostOffset::new(guest.get())),
-            None => (&self.files.image, geometry.host_cluster_start(self.take(clusters))),
-        };
-        let (result, _) = file.write(host, data, Purpose::GuestData).await;
+        let host = self.place(guest, clusters);
+        let (result, _) = self.data_file().write(host, data, Purpose::GuestData).await;
         result?;
         self.map_run(guest, host, clusters);
         Ok(())
     }
 
-    /// Maps `clusters` clusters from `guest` on to host space that reads as zeros, without writing.
-    pub fn reserve(&self, guest: GuestOffset, clusters: u64) -> HostOffset {
+    /// Reserves host space for the whole disk: mapped, and allocated as far as `preallocation` asks
+    /// for it. Clusters written later go to their reserved place.
+    ///
+    /// To be called first, and once.
+    pub async fn preallocate(&self, preallocation: Preallocation) -> Result<(), CreateError> {
+        let size = self.size();
+        if preallocation == Preallocation::Off || size.get() == 0 {
+            return Ok(());
+        }
         let geometry = self.geometry();
-        let host = match &self.files.data {
-            Some(_) => HostOffset::new(guest.get()),
-            None => geometry.host_cluster_start(self.take(clusters)),
-        };
-        self.map_run(guest, host, clusters);
-        host
+        let clusters = geometry.clusters_for(size.get());
+        let host = self.place(GuestOffset::ZERO, clusters);
+        assert!(self.reserved.set(host).is_ok());
+        for index in 0..clusters {
+            let offset = ByteCount::new(index * geometry.cluster_size());
+            let entry = match geometry.has_extended_l2() {
+                false => L2Entry::data(host + offset, true, geometry),
+                // The space is there, but nothing in it is data yet: a backing file shows through.
+                true => {
+                    let bitmap = SubclusterBitmap::UNALLOCATED;
+                    L2Entry::subclusters(host + offset, bitmap, geometry)
+                }
+            };
+            self.map(GuestOffset::ZERO + offset, entry);
+        }
+        preallocate::allocate(self.data_file().as_ref(), host, size, preallocation).await
     }
 
-    /// Marks `length` bytes from `guest` on as reading zeros: whole clusters, except at the end of the
-    /// disk. Needed only over a backing file; without one, what is not stored reads as zeros.
+    fn data_file(&self) -> &Arc<S> {
+        self.files.data.as_ref().unwrap_or(&self.files.image)
+    }
+
+    /// Host space for a run of guest clusters.
+    fn place(&self, guest: GuestOffset, clusters: u64) -> HostOffset {
+        let geometry = self.geometry();
+        match (&self.files.data, self.reserved.get()) {
+            (Some(_), _) => HostOffset::new(guest.get()),
+            (None, Some(start)) => *start + ByteCount::new(guest.get()),
+            (None, None) => geometry.host_cluster_start(self.take(clusters)),
+        }
+    }
+
+    /// Marks `length` bytes from `guest` on as reading zeros: whole clusters, except at the end of
+    /// the disk. Needed only over a backing file; without one, what is not stored reads as zeros.
     pub fn mark_zero(&self, guest: GuestOffset, length: ByteCount) {
         assert!(self.has_zero_clusters());
         let geometry = self.geometry();
@@ -189,7 +223,8 @@ impl<S: Storage> Builder<S> {
         Ok(result?)
     }
 
-    /// Writes the tables, makes everything durable, then writes the header and makes that durable too.
+    /// Writes the tables, makes everything durable, then writes the header and makes that durable
+    /// too.
     ///
     /// `durable` may be left out by a caller who throws the file away after a crash anyway.
     pub async fn finish(self, durable: bool) -> Result<Header, CreateError> {
@@ -272,7 +307,7 @@ impl<S: Storage> Builder<S> {
         }
     }
 
-    pub(super) fn map(&self, guest: GuestOffset, entry: L2Entry) {
+    fn map(&self, guest: GuestOffset, entry: L2Entry) {
         let geometry = self.geometry();
         let l1 = geometry.l1_index(guest).expect("within the disk").get() as usize;
         let words = geometry.cluster_len() / 8;

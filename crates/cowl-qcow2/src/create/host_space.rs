@@ -1,8 +1,8 @@
 //! Host clusters of a new image, handed out from the front.
 //!
-//! Whole clusters come in runs. Compressed streams are packed byte by byte; a stream may go on into the
-//! next cluster when that one follows in the file. The number of streams in a cluster is its refcount, so
-//! a cluster that is full of references is left even if it has room.
+//! Whole clusters come in runs. Compressed streams are packed byte by byte; a stream may go on into
+//! the next cluster when that one follows in the file. The number of streams in a cluster is its
+//! refcount, so a cluster that is full of references is left even if it has room.
 
 use std::collections::HashMap;
 
@@ -55,8 +55,8 @@ impl HostSpace {
         assert!(0 < length && length < size);
         let end_of_space = self.next * size;
         let at = match &self.packed {
-            // The cluster under way, if it can take one more reference, and if what does not fit in it
-            // can go on in the cluster behind.
+            // The cluster under way, if it can take one more reference, and if what does not fit in
+            // it can go on in the cluster behind.
             Some(packed) if self.has_room(packed.at, length, end_of_space) => packed.at,
             _ => end_of_space,
         };

@@ -1,6 +1,6 @@
 //! A new image without data: empty, or with its space allocated in advance.
 
-use cowl_format::{ByteCount, GuestOffset, Header, HostOffset, L2Entry, SubclusterBitmap};
+use cowl_format::{ByteCount, Header, HostOffset};
 use cowl_storage::{Allocation, Purpose, Storage};
 
 use crate::create::builder::{Builder, BuilderFiles};
@@ -43,36 +43,17 @@ pub async fn create<S: Storage>(
         Preallocation::Off => 0,
         _ => geometry.l1_entries_for(size),
     };
-    let (image, data) = (std::sync::Arc::clone(&files.image), files.data.clone());
+    let data = files.data.clone();
     let builder = Builder::new(files, options, clusters.max(tables_bound))?;
     if let Some(data) = &data {
         data.set_len(ByteCount::new(size), Purpose::FileLength).await?;
     }
-    if preallocation != Preallocation::Off && 0 < size {
-        let host = reserve_all(&builder, size, options.extended_l2);
-        let file = data.as_ref().unwrap_or(&image);
-        allocate(file.as_ref(), host, ByteCount::new(size), preallocation).await?;
-    }
+    builder.preallocate(preallocation).await?;
     builder.finish(true).await
 }
 
-fn reserve_all<S: Storage>(builder: &Builder<S>, size: u64, extended_l2: bool) -> HostOffset {
-    let geometry = builder.geometry();
-    let clusters = geometry.clusters_for(size);
-    let host = builder.reserve(GuestOffset::ZERO, clusters);
-    if extended_l2 {
-        // The space is there, but nothing in it is data yet: a backing file still shows through.
-        for index in 0..clusters {
-            let offset = ByteCount::new(index * geometry.cluster_size());
-            let bitmap = SubclusterBitmap::UNALLOCATED;
-            let entry = L2Entry::subclusters(host + offset, bitmap, geometry);
-            builder.map(GuestOffset::ZERO + offset, entry);
-        }
-    }
-    host
-}
-
-async fn allocate<S: Storage>(
+/// Gives a reserved range the space that `preallocation` asks for.
+pub(super) async fn allocate<S: Storage>(
     file: &S,
     at: HostOffset,
     length: ByteCount,

@@ -9,7 +9,8 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 use crate::create::host_space::HostSpace;
 use crate::create::options::CreateError;
 
-/// Clusters of the refcount table for a file of `clusters` clusters, its own refcount blocks included.
+/// Clusters of the refcount table for a file of `clusters` clusters, its own refcount blocks
+/// included.
 pub(super) fn table_clusters(clusters: u64, geometry: Geometry) -> Result<u32, CreateError> {
     let blocks = blocks_for(clusters, geometry);
     let bytes = blocks * 8;
@@ -32,8 +33,8 @@ pub(super) fn blocks_for(clusters: u64, geometry: Geometry) -> u64 {
     }
 }
 
-/// Writes the table and the blocks for all clusters of `space`. Block 0 goes to `first_block`, which is
-/// part of `space` already; the others are appended.
+/// Writes the table and the blocks for all clusters of `space`. Block 0 goes to `first_block`,
+/// which is part of `space` already; the others are appended.
 pub(super) async fn write<S: Storage>(
     file: &S,
     space: &mut HostSpace,

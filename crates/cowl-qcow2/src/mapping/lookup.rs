@@ -2,9 +2,9 @@
 //!
 //!   guest offset -> L1 entry -> L2 table -> slice -> entry -> run
 //!
-//! The L1 table is in memory whole. When the slice is in memory too the answer needs no await, no lock
-//! and no allocation; otherwise the slice is loaded first. A run ends at the end of its slice at the
-//! latest: whoever wants more asks again.
+//! The L1 table is in memory whole. When the slice is in memory too the answer needs no await, no
+//! lock and no allocation; otherwise the slice is loaded first. A run ends at the end of its slice
+//! at the latest: whoever wants more asks again.
 
 use cowl_format::{ByteCount, GuestOffset, HostCluster, HostOffset, L1Entry, L2Entry};
 use cowl_storage::Storage;
@@ -93,8 +93,8 @@ impl<S: Storage> Layer<S> {
         let cluster_size = self.geometry().cluster_size();
         while run.length < length_max {
             let at = guest + run.length;
-            // Only a run that reaches the end of its cluster can go on in the next entry; within the
-            // cluster a further piece is of another kind.
+            // Only a run that reaches the end of its cluster can go on in the next entry; within
+            // the cluster a further piece is of another kind.
             if !at.get().is_multiple_of(cluster_size) {
                 break;
             }

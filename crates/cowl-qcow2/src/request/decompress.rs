@@ -1,8 +1,9 @@
 //! Decompression of one cluster.
 //!
-//! The stream is followed by bytes of somebody else, and only its first cluster of output counts: that is
-//! how QEMU reads it, so that is how images are. libdeflate is the fastest and accepts every stream that
-//! ends where its cluster ends; what it refuses gets a second, patient look by zlib.
+//! The stream is followed by bytes of somebody else, and only its first cluster of output counts:
+//! that is how QEMU reads it, so that is how images are. libdeflate is the fastest and accepts
+//! every stream that ends where its cluster ends; what it refuses gets a second, patient look by
+//! zlib.
 
 use std::sync::{Mutex, PoisonError};
 

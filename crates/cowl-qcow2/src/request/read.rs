@@ -1,9 +1,9 @@
 //! Reading: find each piece of the request, then move all pieces at once.
 //!
-//!   request -> pieces (consecutive guest bytes from one place) -> I/O of all pieces together -> done
+//!   request -> pieces (consecutive guest bytes from one place) -> I/O of all pieces together
 //!
-//! Host-adjacent pieces become one I/O. A request that lies in one piece, the common case, allocates
-//! nothing and, where the storage answers inline, awaits nothing.
+//! Host-adjacent pieces become one I/O. A request that lies in one piece, the common case,
+//! allocates nothing and, where the storage answers inline, awaits nothing.
 
 use std::sync::Arc;
 
@@ -51,8 +51,8 @@ impl<S: Storage> Piece<'_, S> {
 impl<S: Storage> Image<S> {
     /// Fills `buffer` from guest offset `at`.
     ///
-    /// Any offset and length within the disk; none needs alignment. After an error the buffer's content
-    /// is unspecified. Dropping the future abandons the read.
+    /// Any offset and length within the disk; none needs alignment. After an error the buffer's
+    /// content is unspecified. Dropping the future abandons the read.
     pub async fn read_into(&self, at: GuestOffset, buffer: &mut [u8]) -> Result<(), Error> {
         self.check_range(at, ByteCount::from_usize(buffer.len()))?;
         if buffer.is_empty() {
@@ -73,8 +73,8 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
-    /// Fills `buffer`, which the request owns, from guest offset `at`: without copying when the bytes lie
-    /// in one place of a host file.
+    /// Fills `buffer`, which the request owns, from guest offset `at`: without copying when the
+    /// bytes lie in one place of a host file.
     pub async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
         match self.single_host_piece(at, buffer.len()).await {
             Err(error) => (Err(error), buffer),
@@ -190,7 +190,8 @@ impl<S: Storage> Image<S> {
     }
 }
 
-/// Reads straight into `buffer` where the storage answers inline, through an owned buffer otherwise.
+/// Reads straight into `buffer` where the storage answers inline, through an owned buffer
+/// otherwise.
 async fn fill_from<S: Storage>(
     file: &S,
     at: HostOffset,

@@ -1,12 +1,13 @@
 //! Barriers of one file: shared, and never trusted again after a failure.
 //!
-//! The kernel reports a write-back error to one `fdatasync` of an open file and forgets it. So a second
-//! call, later or at the same time, may succeed although data was lost. Two rules follow:
-//!   - only one `fdatasync` of a file runs at a time, and who arrives while it runs waits and then looks
-//!     at its outcome before trusting anything,
+//! The kernel reports a write-back error to one `fdatasync` of an open file and forgets it. So a
+//! second call, later or at the same time, may succeed although data was lost. Two rules follow:
+//!   - only one `fdatasync` of a file runs at a time, and who arrives while it runs waits and then
+//!     looks at its outcome before trusting anything,
 //!   - once one has failed, all later ones fail with the same error and no system call.
 //!
-//! A barrier that started after a caller arrived covers that caller too: callers that wait share it.
+//! A barrier that started after a caller arrived covers that caller too: callers that wait share
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

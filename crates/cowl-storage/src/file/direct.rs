@@ -1,8 +1,9 @@
 //! `O_DIRECT`: which alignment the file wants, and requests that do not meet it.
 //!
 //! An unaligned write reads the blocks around it, changes them and writes them back. Whatever else
-//! changes one of these blocks meanwhile would be lost, also where the two requests share no byte. So
-//! such a write holds the gate alone, and every other change of the file holds it together with others.
+//! changes one of these blocks meanwhile would be lost, also where the two requests share no byte.
+//! So such a write holds the gate alone, and every other change of the file holds it together with
+//! others.
 //!
 //! Nothing here writes to the file to find out its alignment.
 
@@ -16,7 +17,8 @@ use rustix::io::Errno;
 use super::transfer;
 use crate::IoBuffer;
 
-/// Largest alignment that is tried, and the one assumed where nothing tells: no device asks for more.
+/// Largest alignment that is tried, and the one assumed where nothing tells: no device asks for
+/// more.
 const ALIGNMENT_MAX: u32 = 4096;
 
 /// Smallest alignment of a device.
@@ -190,7 +192,8 @@ fn probe(fd: BorrowedFd<'_>, is_block_device: bool) -> (u32, u32) {
     let mut buffer = IoBuffer::zeroed(ALIGNMENT_MAX as usize);
     let mut unit = ALIGNMENT_MIN;
     while unit < ALIGNMENT_MAX {
-        // Reading nothing at the end of the file proves nothing: some file systems check no alignment there.
+        // Reading nothing at the end of the file proves nothing: some file systems check no
+        // alignment there.
         match rustix::io::pread(fd, &mut buffer[..unit as usize], 0) {
             Ok(count) if 0 < count => return (unit, unit),
             Ok(_) => break,

@@ -1,9 +1,12 @@
-//! An open host file and what was learnt about it at open: shared by the drivers that read and write it.
+//! An open host file and what was learnt about it at open: shared by the drivers that read and
+//! write it.
 //!
-//! Functions here are the bare operations and return the bare errno; the drivers add what, where and why.
+//! Functions here are the bare operations and return the bare errno; the drivers add what, where
+//! and why.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_lock::{RwLock, RwLockReadGuard};
@@ -12,7 +15,7 @@ use rustix::io::Errno;
 
 use super::direct::Direct;
 use super::space::{self, Refused};
-use super::{Access, Barriers, Caching, Existence, FileOptions, transfer};
+use super::{Access, Barriers, Caching, Existence, FileKinds, FileOptions, transfer};
 use crate::{Capabilities, FileIdentity, IoBuffer, LockMode, Operation, StorageError, lock};
 
 /// What kind of file it is, as far as the operations differ.
@@ -44,12 +47,17 @@ pub(crate) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Opens, checks the kind, takes the lock, and only then empties the file if that was asked for.
+    /// Opens, checks the kind, takes the lock, and only then empties the file if that was asked
+    /// for.
     pub(crate) fn open(path: &Path, options: FileOptions) -> Result<Self, StorageError> {
         let fail = |operation: Operation| {
             move |errno: Errno| StorageError::new(path, operation, None, None, errno.into())
         };
         let fd = open_fd(path, options).map_err(fail(Operation::Open))?;
+        if options.kinds == FileKinds::RegularOnly {
+            refuse_special(&fd)
+                .map_err(|error| StorageError::new(path, Operation::Open, None, None, error))?;
+        }
         let file = Self::learn(fd, path, options).map_err(fail(Operation::Open))?;
         file.change_lock(options.lock)?;
         if options.existence == Existence::CreateOrEmpty && file.kind == FileKind::Regular {
@@ -98,6 +106,10 @@ impl OpenFile {
 
     /// Exchanges the image lock for another, or keeps it where that one cannot be had.
     pub(crate) fn change_lock(&self, wanted: LockMode) -> Result<(), StorageError> {
+        // Everybody may write to /dev/null at once.
+        if self.kind == FileKind::Character {
+            return Ok(());
+        }
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         lock::change(self.fd(), &self.path, self.identity, *held, wanted)?;
         *held = wanted;
@@ -147,6 +159,21 @@ impl OpenFile {
     #[inline]
     pub(crate) fn read_aligned(&self, at: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
         transfer::read(self.fd(), at, bytes, self.capabilities.io_alignment)
+    }
+
+    /// Fills `bytes` from `at` if that needs no waiting.
+    #[inline]
+    pub(crate) fn read_cached(&self, at: u64, bytes: &mut [u8]) -> Option<Result<usize, Errno>> {
+        if self.direct.is_some() || self.refused.read_cached.load(Ordering::Relaxed) {
+            return None;
+        }
+        match transfer::read_cached(self.fd(), at, bytes) {
+            Some(Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)) => {
+                self.refused.read_cached.store(true, Ordering::Relaxed);
+                None
+            }
+            result => result,
+        }
     }
 
     /// Writes `bytes` at `at`, through a bounce where needed.
@@ -273,12 +300,26 @@ fn open_fd(path: &Path, options: FileOptions) -> Result<OwnedFd, Errno> {
         Caching::PageCache => OFlags::empty(),
         Caching::Direct => OFlags::DIRECT,
     };
+    if options.kinds == FileKinds::RegularOnly {
+        // A FIFO put there meanwhile must not make us wait; regular files do not care.
+        flags |= OFlags::NONBLOCK;
+    }
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     loop {
         match rustix::fs::open(path, flags, mode) {
             Err(Errno::INTR) => {}
             result => return result,
         }
+    }
+}
+
+/// Whatever was opened, it is looked at now: a name can be exchanged, an open file cannot.
+fn refuse_special(fd: &OwnedFd) -> Result<(), std::io::Error> {
+    let facts = rustix::fs::fstat(fd)?;
+    match FileType::from_raw_mode(facts.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Errno::ISDIR.into()),
+        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")),
     }
 }
 

@@ -35,6 +35,16 @@ pub enum Caching {
     Direct,
 }
 
+/// Which kinds of files are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKinds {
+    /// Regular files, block devices and character devices.
+    Any,
+    /// Regular files only, for names that come from strangers: opening a device can have effects.
+    /// Decided on the open file, so that nobody can exchange it in between.
+    RegularOnly,
+}
+
 /// How [`FileStorage::open`](crate::FileStorage::open) opens a file.
 ///
 /// Start from one of the four constructors and change single fields:
@@ -47,6 +57,8 @@ pub struct FileOptions {
     pub existence: Existence,
     /// Whether the page cache is used.
     pub caching: Caching,
+    /// Which kinds of files are accepted.
+    pub kinds: FileKinds,
     /// Which image lock to hold while the file is open.
     pub lock: LockMode,
 }
@@ -59,6 +71,7 @@ impl FileOptions {
             access: Access::ReadOnly,
             existence: Existence::MustExist,
             caching: Caching::PageCache,
+            kinds: FileKinds::Any,
             lock: LockMode::ReadOnly,
         }
     }
@@ -70,6 +83,7 @@ impl FileOptions {
             access: Access::ReadWrite,
             existence: Existence::MustExist,
             caching: Caching::PageCache,
+            kinds: FileKinds::Any,
             lock: LockMode::ReadWrite,
         }
     }
@@ -81,6 +95,7 @@ impl FileOptions {
             access: Access::ReadWrite,
             existence: Existence::CreateOrEmpty,
             caching: Caching::PageCache,
+            kinds: FileKinds::Any,
             lock: LockMode::Create,
         }
     }

@@ -1,6 +1,7 @@
 //! Space of a file: zeros, holes, reservations, and what is a hole already.
 //!
-//! Only Linux calls that never shrink the file are used, so they may run beside writes that extend it.
+//! Only Linux calls that never shrink the file are used, so they may run beside writes that extend
+//! it.
 //! `FALLOC_FL_*` work on block devices too and keep the page cache of the device in step, which
 //! `BLKZEROOUT` and `BLKDISCARD` do not.
 
@@ -17,7 +18,8 @@ use crate::{Allocation, HostExtent, IoBuffer, ZeroMode};
 /// Zeros written at once where the host offers nothing better.
 const ZEROS_MAX: usize = 1 << 20;
 
-/// File systems that punch holes in every file, so that a discarded range reads as zeros: `f_type` of
+/// File systems that punch holes in every file, so that a discarded range reads as zeros: `f_type`
+/// of
 /// `statfs(2)`. Others may be able to and are asked, but nothing is promised about them.
 const PUNCHING: [u64; 8] = [
     0xef53,      // ext2, ext3, ext4
@@ -35,6 +37,7 @@ const PUNCHING: [u64; 8] = [
 pub(super) struct Refused {
     punch: AtomicBool,
     zero_range: AtomicBool,
+    pub(super) read_cached: AtomicBool,
 }
 
 /// Whether the file system is known to punch holes.
@@ -157,8 +160,8 @@ impl OpenFile {
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::SPIPE) => (length, false),
             Err(errno) => return Err(errno),
         };
-        // The file may have changed between the calls: an end that makes no sense becomes data, which
-        // is always a correct answer.
+        // The file may have changed between the calls: an end that makes no sense becomes data,
+        // which is always a correct answer.
         let (end, hole) = if end <= at { (length, false) } else { (end.min(length), hole) };
         let run = (end - at).min(length_max);
         Ok(Some(HostExtent { length: ByteCount::new(run), hole }))
@@ -177,8 +180,8 @@ impl OpenFile {
         if end <= self.length()? {
             return Ok(());
         }
-        // Not ftruncate: a write that extended the file further in the meantime would be cut off. One
-        // block is the price.
+        // Not ftruncate: a write that extended the file further in the meantime would be cut off.
+        // One block is the price.
         match self.fallocate(FallocateFlags::empty(), end - 1, 1) {
             Err(Errno::OPNOTSUPP) => self.write_now(end - 1, &[0]),
             result => result,

@@ -28,6 +28,42 @@ impl FileStorage {
         self.file.change_lock(wanted)
     }
 
+    /// Lets the host copy a range from another file, without moving it through this process; shares
+    /// the blocks where the file system can. Returns `false`, with nothing promised about the
+    /// range, when the host cannot or the other file ends within the range.
+    pub fn copy_range(
+        &self,
+        from: &Self,
+        from_at: HostOffset,
+        at: HostOffset,
+        length: ByteCount,
+        purpose: Purpose,
+    ) -> Result<bool, StorageError> {
+        let (mut source, mut target) = (from_at.get(), at.get());
+        let mut rest = length.as_usize();
+        while 0 < rest {
+            let copied = rustix::fs::copy_file_range(
+                from.file.fd(),
+                Some(&mut source),
+                self.file.fd(),
+                Some(&mut target),
+                rest,
+            );
+            match copied {
+                Ok(0) => return Ok(false),
+                Ok(count) => rest -= count,
+                Err(Errno::INTR) => {}
+                Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) => {
+                    return Ok(false);
+                }
+                Err(errno) => {
+                    return Err(self.range_error(Operation::Write, purpose, (at, length))(errno));
+                }
+            }
+        }
+        Ok(true)
+    }
+
     pub(crate) fn into_open_file(self) -> OpenFile {
         self.file
     }

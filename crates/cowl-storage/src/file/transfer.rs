@@ -1,13 +1,13 @@
 //! Whole transfers out of the partial ones the kernel offers.
 //!
-//! Every function loops over short counts and `EINTR`. `alignment` is what offsets and lengths have to be
-//! multiples of: 1 through the page cache, more with `O_DIRECT`, where a count that is no multiple means
-//! that the end of the file was met and going on would fail with `EINVAL`.
+//! Every function loops over short counts and `EINTR`. `alignment` is what offsets and lengths have
+//! to be multiples of: 1 through the page cache, more with `O_DIRECT`, where a count that is no
+//! multiple means that the end of the file was met and going on would fail with `EINVAL`.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::IoBuffer;
 
@@ -36,6 +36,26 @@ pub(crate) fn read(
     }
     bytes[done..].fill(0);
     Ok(done)
+}
+
+/// Fills `bytes` from `at` if the page cache has all of them; `None` otherwise, also at the end of
+/// the file.
+///
+/// `EOPNOTSUPP` where the file system cannot tell.
+#[inline]
+pub(crate) fn read_cached(
+    fd: BorrowedFd<'_>,
+    at: u64,
+    bytes: &mut [u8],
+) -> Option<Result<usize, Errno>> {
+    // The call takes the largest offset for "wherever the file stands".
+    i64::try_from(at).ok()?;
+    let length = bytes.len();
+    match rustix::io::preadv2(fd, &mut [IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT) {
+        Ok(count) => (count == length).then_some(Ok(count)),
+        Err(Errno::AGAIN | Errno::INTR) => None,
+        Err(errno) => Some(Err(errno)),
+    }
 }
 
 /// Writes all of `bytes` at `at`.

@@ -20,7 +20,8 @@ pub enum FaultEffect {
         /// The error it fails with.
         errno: i32,
     },
-    /// All of it is done, and an error is reported all the same: the outcome the caller cannot know.
+    /// All of it is done, and an error is reported all the same: the outcome the caller cannot
+    /// know.
     FailAfterwards {
         /// The error it fails with.
         errno: i32,
@@ -32,8 +33,8 @@ pub enum FaultEffect {
         /// The error it fails with.
         errno: i32,
     },
-    /// A read finds the end of the file early: zeros from there on, and a lower count. Other operations
-    /// pass.
+    /// A read finds the end of the file early: zeros from there on, and a lower count. Other
+    /// operations pass.
     Shorten {
         /// How many bytes are real.
         length: ByteCount,
@@ -344,8 +345,9 @@ impl<S: Storage> Storage for FaultStorage<S> {
         })
     }
 
-    /// Not while there are rules: whether the write would be served inline cannot be known without doing
-    /// it, so it goes through [`Storage::write`], which every caller has to be able to do anyway.
+    /// Not while there are rules: whether the write would be served inline cannot be known without
+    /// doing it, so it goes through [`Storage::write`], which every caller has to be able to do
+    /// anyway.
     fn try_write(
         &self,
         at: HostOffset,

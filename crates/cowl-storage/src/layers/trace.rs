@@ -1,7 +1,8 @@
 //! Storage that remembers every I/O: what tests of ordering look at.
 //!
-//! Issue and completion take their numbers from one counter. So `a` was complete before `b` was issued
-//! exactly if `a.finished < b.issued`, which is what "durable before" needs of a write and its barrier.
+//! Issue and completion take their numbers from one counter. So `a` was complete before `b` was
+//! issued exactly if `a.finished < b.issued`, which is what "durable before" needs of a write and
+//! its barrier.
 
 use std::fmt;
 use std::path::Path;
@@ -25,7 +26,8 @@ pub struct TraceRecord {
     pub operation: Operation,
     /// What for; queries have no purpose.
     pub purpose: Option<Purpose>,
-    /// Which bytes, where that means something. [`Operation::SetLength`] covers everything up to the new end.
+    /// Which bytes, where that means something. [`Operation::SetLength`] covers everything up to
+    /// the new end.
     pub range: Option<(HostOffset, ByteCount)>,
     /// The errno it failed with.
     pub errno: Option<i32>,

@@ -15,8 +15,8 @@ pub struct LockConflict {
     pub path: PathBuf,
     /// The permission that both sides cannot have.
     pub permission: Permission,
-    /// Whether the other side refuses a permission that was asked for. Otherwise it has one that this
-    /// side cannot allow.
+    /// Whether the other side refuses a permission that was asked for. Otherwise it has one that
+    /// this side cannot allow.
     pub refused: bool,
     /// The processes that hold the lock, as far as they may be looked at.
     pub holders: Vec<LockHolder>,

@@ -1,22 +1,31 @@
 //! Which process holds a lock that belongs to an open file.
 //!
-//! The kernel names no process for such a lock, since several may share the open file. But each shows the
-//! locks of its open files in `/proc/PID/fdinfo/FD`:
+//! The kernel names no process for such a lock, since several may share the open file. But each
+//! shows the locks of its open files in `/proc/PID/fdinfo/FD`:
 //!
 //!   lock:  1: OFDLCK  ADVISORY  READ -1 fe:00:1441832 101 101
 //!
-//! Only used to word an error, so whatever cannot be read is passed over: other users' processes can be
-//! seen by root alone.
+//! Only used to word an error, so whatever cannot be read is passed over: other users' processes
+//! can be seen by root alone.
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::FileIdentity;
 
 /// Processes that are named in one error; more help nobody.
 const HOLDERS_MAX: usize = 8;
+
+/// Open files of one process that are looked at: who has more of them is hardly the one, and must
+/// not hide the others.
+const FILES_PER_PROCESS_MAX: usize = 4096;
+
+/// Open files that are looked at in all, so that the error comes within a fraction of a second on a
+/// busy host, too.
+const FILES_MAX: usize = 1 << 16;
 
 /// A process that holds an image lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,27 +64,37 @@ pub(super) fn find(identity: FileIdentity, byte: u8) -> Vec<LockHolder> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
     };
+    let mut files_left = FILES_MAX;
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| has_lock(*pid, identity, byte))
+        .filter(|pid| has_lock(*pid, identity, byte, &mut files_left))
         .take(HOLDERS_MAX)
         .map(LockHolder::of_process)
         .collect()
 }
 
-fn has_lock(pid: u32, identity: FileIdentity, byte: u8) -> bool {
-    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+fn has_lock(pid: u32, identity: FileIdentity, byte: u8, files_left: &mut usize) -> bool {
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    files.filter_map(Result::ok).any(|entry| {
-        let locked = fs::read_to_string(entry.path())
-            .is_ok_and(|text| text.lines().any(|line| is_lock_on(line, identity.inode, byte)));
-        locked && is_file(Path::new(&format!("/proc/{pid}/fd")).join(entry.file_name()), identity)
-    })
+    for entry in files.take(FILES_PER_PROCESS_MAX).filter_map(Result::ok) {
+        if *files_left == 0 {
+            return false;
+        }
+        *files_left -= 1;
+        // Which file it is, is cheap to ask; listing its locks is not, where many have it open.
+        if is_file(&entry.path(), identity)
+            && fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().display()))
+                .is_ok_and(|text| text.lines().any(|line| is_lock_on(line, identity.inode, byte)))
+        {
+            return true;
+        }
+    }
+    false
 }
 
-/// The device number in the line is that of the file system, which `stat` does not always tell (btrfs), so
-/// only the inode is compared here and the file itself is looked at afterwards.
+/// The device number in the line is that of the file system, which `stat` does not always tell
+/// (btrfs), so only the inode is compared; the file itself was looked at before.
 fn is_lock_on(line: &str, inode: u64, byte: u8) -> bool {
     let Some(rest) = line.strip_prefix("lock:") else {
         return false;
@@ -93,9 +112,14 @@ fn is_lock_on(line: &str, inode: u64, byte: u8) -> bool {
     inode_matches && covers
 }
 
-fn is_file(link: std::path::PathBuf, identity: FileIdentity) -> bool {
-    fs::metadata(link)
-        .is_ok_and(|facts| facts.dev() == identity.device && facts.ino() == identity.inode)
+fn is_file(link: &Path, identity: FileIdentity) -> bool {
+    // Without asking a server that may not answer: somebody's open file on a dead NFS mount is not
+    // ours.
+    let flags = AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(rustix::fs::CWD, link, flags, StatxFlags::INO).is_ok_and(|facts| {
+        let device = rustix::fs::makedev(facts.stx_dev_major, facts.stx_dev_minor);
+        device == identity.device && facts.stx_ino == identity.inode
+    })
 }
 
 #[cfg(test)]

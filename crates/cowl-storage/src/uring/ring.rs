@@ -1,4 +1,5 @@
-//! Whole transfers out of the requests a ring offers: short counts and `EINTR` are met with another one.
+//! Whole transfers out of the requests a ring offers: short counts and `EINTR` are met with another
+//! one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -53,7 +54,8 @@ impl AsFd for Target {
     }
 }
 
-/// Refuses offsets that no file has. A request would take the largest one for "wherever the file stands".
+/// Refuses offsets that no file has. A request would take the largest one for "wherever the file
+/// stands".
 fn check_offset(at: u64) -> io::Result<()> {
     match i64::try_from(at) {
         Ok(_) => Ok(()),
@@ -61,8 +63,8 @@ fn check_offset(at: u64) -> io::Result<()> {
     }
 }
 
-/// Fills `buffer` from byte `skip` on, from `at`; zeros from the end of the file on. Returns how many bytes
-/// came from the file.
+/// Fills `buffer` from byte `skip` on, from `at`; zeros from the end of the file on. Returns how
+/// many bytes came from the file.
 pub(super) async fn read(
     target: Target,
     at: u64,

@@ -229,13 +229,20 @@ impl Storage for UringStorage {
         (result, buffers)
     }
 
+    #[inline]
     fn try_read(
         &self,
-        _at: HostOffset,
-        _buffer: &mut [u8],
-        _purpose: Purpose,
+        at: HostOffset,
+        buffer: &mut [u8],
+        purpose: Purpose,
     ) -> Option<Result<ByteCount, StorageError>> {
-        None
+        Some(match self.file.read_cached(at.get(), buffer)? {
+            Ok(count) => Ok(ByteCount::from_usize(count)),
+            Err(errno) => {
+                let range = (at, ByteCount::from_usize(buffer.len()));
+                Err(self.error(Operation::Read, Some(purpose), Some(range), errno.into()))
+            }
+        })
     }
 
     fn try_write(

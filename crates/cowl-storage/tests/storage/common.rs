@@ -1,12 +1,13 @@
 //! What the storage tests share: short ways to call a driver, and a model to hold it against.
 
 use std::future::Future;
+use std::io::Write;
 use std::path::PathBuf;
 
 use cowl_format::{ByteCount, HostOffset};
 use cowl_storage::{
-    Access, Allocation, Caching, Existence, FileOptions, FileStorage, IoBuffer, LockMode, Purpose,
-    Storage, StorageError, ZeroMode,
+    Access, Allocation, Caching, Existence, FileKinds, FileOptions, FileStorage, IoBuffer,
+    LockMode, Purpose, Storage, StorageError, ZeroMode,
 };
 
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -21,6 +22,12 @@ pub(crate) fn bytes(count: u64) -> ByteCount {
     ByteCount::new(count)
 }
 
+/// Says that something was not tested. Past the capture of the test runner, or nobody would see it.
+pub(crate) fn skip(reason: &str) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "SKIP: {reason}").unwrap();
+}
+
 /// A fresh file in a directory that vanishes with it.
 pub(crate) struct Scratch {
     pub(crate) directory: tempfile::TempDir,
@@ -29,7 +36,11 @@ pub(crate) struct Scratch {
 
 pub(crate) fn scratch() -> Scratch {
     // Beside the build output and not in /tmp, which is often a tmpfs and knows no O_DIRECT.
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    scratch_in(env!("CARGO_TARGET_TMPDIR"))
+}
+
+pub(crate) fn scratch_in(parent: &str) -> Scratch {
+    let directory = tempfile::tempdir_in(parent).unwrap();
     let path = directory.path().join("image");
     Scratch { directory, path }
 }
@@ -38,6 +49,7 @@ pub(crate) const NEW: FileOptions = FileOptions {
     access: Access::ReadWrite,
     existence: Existence::CreateOrEmpty,
     caching: Caching::PageCache,
+    kinds: FileKinds::Any,
     lock: LockMode::None,
 };
 

@@ -2,12 +2,16 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{NEW, NEW_DIRECT, Step, at, bytes, file_with, read, scratch, wait, write};
+use crate::common::{
+    NEW, NEW_DIRECT, Step, at, bytes, file_with, read, scratch, scratch_in, skip, wait, write,
+};
 use cowl_storage::{
-    Access, Caching, Existence, FileOptions, FileStorage, IoBuffer, LockMode, Operation, Purpose,
-    Storage, ZeroMode,
+    Access, Caching, Existence, FileKinds, FileOptions, FileStorage, IoBuffer, LockMode, Operation,
+    Purpose, Storage, ZeroMode,
 };
 use proptest::prelude::*;
+
+const TMPFS: &str = "/dev/shm";
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
@@ -17,6 +21,20 @@ proptest! {
         let scratch = scratch();
         let storage = FileStorage::open(&scratch.path, NEW).unwrap();
         wait(crate::common::check_against_model(&storage, &steps));
+    }
+
+    #[test]
+    fn any_sequence_of_operations_acts_as_on_a_vector_where_ranges_cannot_be_zeroed(
+        steps in crate::steps::steps(),
+    ) {
+        // A tmpfs punches holes but refuses FALLOC_FL_ZERO_RANGE, so zeros are written.
+        if std::path::Path::new(TMPFS).is_dir() {
+            let scratch = scratch_in(TMPFS);
+            let storage = FileStorage::open(&scratch.path, NEW).unwrap();
+            wait(crate::common::check_against_model(&storage, &steps));
+        } else {
+            skip("no tmpfs at /dev/shm");
+        }
     }
 
     #[test]
@@ -207,6 +225,7 @@ fn a_full_device_is_enospc_with_the_range_and_purpose() {
         access: Access::ReadWrite,
         existence: Existence::MustExist,
         caching: Caching::PageCache,
+        kinds: FileKinds::Any,
         lock: LockMode::None,
     };
     let storage = FileStorage::open("/dev/full", options).unwrap();

@@ -5,8 +5,7 @@ use std::path::Path;
 use crate::common::{Scratch, scratch};
 use crate::qemu::{self, Holder};
 use cowl_storage::{
-    Access, Caching, Existence, FileOptions, FileStorage, LockConflict, LockMode, Operation,
-    StorageError,
+    Access, Existence, FileOptions, FileStorage, LockConflict, LockMode, Operation, StorageError,
 };
 
 const RW: &[&str] = &["-f", "qcow2"];
@@ -31,7 +30,7 @@ fn open(path: &Path, lock: LockMode) -> Result<FileStorage, StorageError> {
         | LockMode::ReadOnlyShared => Access::ReadOnly,
     };
     let existence = Existence::MustExist;
-    FileStorage::open(path, FileOptions { access, existence, caching: Caching::PageCache, lock })
+    FileStorage::open(path, FileOptions { access, existence, lock, ..FileOptions::read_only() })
 }
 
 /// What opening says: nothing, or QEMU's words for the conflict.
@@ -259,6 +258,13 @@ fn two_writers_in_one_process_exclude_each_other() {
     assert!(conflict.holders[0].is_self);
     drop(first);
     FileStorage::open(&scratch.path, FileOptions::read_write()).unwrap();
+}
+
+#[test]
+fn a_character_device_is_not_locked() {
+    let options = FileOptions { existence: Existence::MustExist, ..FileOptions::create() };
+    let _first = FileStorage::open("/dev/null", options).unwrap();
+    FileStorage::open("/dev/null", options).unwrap();
 }
 
 #[test]

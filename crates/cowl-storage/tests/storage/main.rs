@@ -1,11 +1,11 @@
 //! The drivers and layers of `cowl-storage`, seen from outside.
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 mod qemu;
 mod steps;
 
+mod block_device;
 mod file;
 mod layers;
 mod lock;

@@ -4,13 +4,15 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::common::skip;
+
 /// Whether QEMU's programs are there. Says so loudly where they are not: nothing was tested then.
 pub(crate) fn is_installed() -> bool {
     let installed = ["qemu-img", "qemu-io"]
         .iter()
         .all(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
     if !installed {
-        eprintln!("SKIP: qemu-img and qemu-io are not installed; image locks were NOT tested");
+        skip("qemu-img and qemu-io are not installed; image locks were NOT tested");
     }
     installed
 }

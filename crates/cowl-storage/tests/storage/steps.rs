@@ -1,4 +1,5 @@
-//! Random operations for the model test: mostly small, often aligned, often around the end of the file.
+//! Random operations for the model test: mostly small, often aligned, often around the end of the
+//! file.
 
 use cowl_storage::ZeroMode;
 use proptest::prelude::*;

@@ -45,6 +45,22 @@ fn the_storage_itself_belongs_to_no_thread() {
 }
 
 #[test]
+fn what_the_page_cache_has_is_read_inline_and_the_rest_is_not() {
+    let (storage, _scratch) = uring_with(&[7; 5000], NEW);
+    let mut found = [0; 4096];
+    let purpose = Purpose::GuestData;
+    // Written a moment ago, so it is there.
+    assert_eq!(storage.try_read(at(0), &mut found, purpose).unwrap().unwrap(), bytes(4096));
+    assert_eq!(found, [7; 4096]);
+    // Whether a short count is the end of the file or of the cache cannot be told.
+    assert!(storage.try_read(at(4096), &mut found, purpose).is_none());
+    assert!(storage.try_read(at(u64::MAX), &mut found, purpose).is_none());
+    let (storage, _scratch) = uring_with(&[7; 4096], NEW_DIRECT);
+    let mut found = IoBuffer::zeroed(4096);
+    assert!(storage.try_read(at(0), &mut found, purpose).is_none());
+}
+
+#[test]
 fn more_buffers_than_one_request_takes_are_read_and_written_in_order() {
     let scratch = scratch();
     let storage = UringStorage::open(&scratch.path, NEW).unwrap();

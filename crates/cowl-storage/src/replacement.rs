@@ -1,0 +1,185 @@
+//! A new file that takes the place of a name only when it is complete.
+//!
+//! The content is written under a temporary name beside the target. [`Replacement::commit`] makes
+//! it durable, renames it, and makes the name durable. Dropped before that, or killed, nothing
+//! stands under the target's name that was not there before.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempPath;
+
+use crate::{
+    Access, Caching, Existence, FileKinds, FileOptions, FileStorage, LockMode, Operation, Purpose,
+    Storage, StorageError,
+};
+
+/// A file under a temporary name.
+pub struct Replacement {
+    file: Arc<FileStorage>,
+    temporary: TempPath,
+    target: PathBuf,
+    // Holds QEMU's locks on the file that will be replaced, so that nobody loses an image in use.
+    existing: Option<FileStorage>,
+}
+
+/// Whether the new file has to survive a power cut before it gets its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It and its name are durable when `commit` returns.
+    Durable,
+    /// The host writes it when it likes: a power cut can leave the name with a broken file.
+    Unsafe,
+}
+
+impl Replacement {
+    /// Starts a file that will stand at `target`, or where `target` points when it is a symbolic
+    /// link.
+    ///
+    /// Fails when another process uses what stands there now.
+    pub fn create(target: &Path, caching: Caching) -> Result<Self, StorageError> {
+        let failed = |source| open_error(target, source);
+        // A dangling link or a new name is taken as it is.
+        let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+        let existing = match fs::metadata(&real) {
+            Ok(_) => Some(FileStorage::open(
+                &real,
+                FileOptions { lock: LockMode::Create, ..FileOptions::read_write() },
+            )?),
+            Err(_) => None,
+        };
+        let folder = match real.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let options = FileOptions {
+            access: Access::ReadWrite,
+            existence: Existence::MustBeNew,
+            caching,
+            kinds: FileKinds::RegularOnly,
+            lock: LockMode::Create,
+        };
+        // The mode of any new file: the process' mask takes from it.
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".cowl-").suffix(".partial").permissions(Permissions::from_mode(0o666));
+        let named = builder
+            .make_in(folder, |path| FileStorage::open(path, options).map_err(|error| error.source))
+            .map_err(failed)?;
+        let (file, temporary) = named.into_parts();
+        if let Some(mode) = existing.as_ref().and_then(|_| fs::metadata(&real).ok()) {
+            fs::set_permissions(&temporary, mode.permissions()).map_err(failed)?;
+        }
+        Ok(Self { file: Arc::new(file), temporary, target: real, existing })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Arc<FileStorage> {
+        &self.file
+    }
+
+    /// Where it is until it has its name: to read it back before it counts.
+    #[must_use]
+    pub fn temporary_path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Gives the file its name.
+    pub async fn commit(self, durability: Durability) -> Result<(), StorageError> {
+        let durable = durability == Durability::Durable;
+        if durable {
+            self.file.barrier(Purpose::Barrier).await?;
+        }
+        let target = self.target;
+        self.temporary.persist(&target).map_err(|error| open_error(&target, error.error))?;
+        drop(self.existing);
+        if durable {
+            let folder = match target.parent() {
+                Some(folder) if folder != Path::new("") => folder,
+                _ => Path::new("."),
+            };
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|source| StorageError {
+                path: folder.to_owned(),
+                operation: Operation::Barrier,
+                purpose: Some(Purpose::Barrier),
+                range: None,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn open_error(path: &Path, source: io::Error) -> StorageError {
+    StorageError {
+        path: path.to_owned(),
+        operation: Operation::Open,
+        purpose: None,
+        range: None,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Durability, Replacement};
+    use crate::{Caching, IoBuffer, Purpose, Storage};
+
+    fn write(replacement: &Replacement, bytes: &[u8]) {
+        let at = cowl_format::HostOffset::ZERO;
+        let write = replacement.file().write(at, IoBuffer::from_slice(bytes), Purpose::GuestData);
+        pollster::block_on(write).0.unwrap();
+    }
+
+    #[test]
+    fn a_dropped_replacement_leaves_the_folder_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        fs::write(&target, "old").unwrap();
+        let replacement = Replacement::create(&target, Caching::PageCache).unwrap();
+        write(&replacement, b"new");
+        drop(replacement);
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_committed_replacement_has_the_name_and_the_old_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        fs::write(&target, "old").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
+        let replacement = Replacement::create(&target, Caching::PageCache).unwrap();
+        write(&replacement, b"new");
+        pollster::block_on(replacement.commit(Durability::Durable)).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_keeps_pointing_and_its_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let replacement = Replacement::create(&link, Caching::PageCache).unwrap();
+        write(&replacement, b"new");
+        pollster::block_on(replacement.commit(Durability::Unsafe)).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error_with_its_errno() {
+        let error = Replacement::create("/nowhere/at/all".as_ref(), Caching::PageCache);
+        assert_eq!(error.err().unwrap().errno(), 2);
+    }
+}

@@ -1,0 +1,103 @@
+//! Compression of one cluster, with a context that is reused.
+
+use cowl_format::CompressionType;
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use crate::convert::options::ConvertError;
+
+/// QEMU inflates with a window of 12 bits: distances beyond 4 KiB would not be readable.
+const WINDOW_BITS: u8 = 12;
+
+/// A compressor for clusters of one image; one for each worker.
+pub(super) enum Compressor {
+    Zlib(Box<Compress>),
+    Zstd(Box<zstd::bulk::Compressor<'static>>),
+}
+
+impl Compressor {
+    pub(super) fn new(kind: CompressionType) -> Result<Self, ConvertError> {
+        Ok(match kind {
+            CompressionType::Zlib => {
+                let level = Compression::default();
+                Self::Zlib(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
+            }
+            CompressionType::Zstd => {
+                let level = zstd::DEFAULT_COMPRESSION_LEVEL;
+                let new = zstd::bulk::Compressor::new(level);
+                Self::Zstd(Box::new(new.map_err(|e| ConvertError::Compressor(e.to_string()))?))
+            }
+        })
+    }
+
+    /// Compresses `cluster`; `None` when that saves nothing.
+    pub(super) fn compress(&mut self, cluster: &[u8]) -> Result<Option<Vec<u8>>, ConvertError> {
+        // Room for the longest stream there can be, so that every stream ends: a context that is
+        // reset in the middle of one is a path that the library's other users do not take, and it
+        // has panicked.
+        let mut stream = vec![0; cluster.len() + cluster.len() / 8 + 64];
+        let length = match self {
+            Self::Zlib(context) => deflate(context, cluster, &mut stream)?,
+            // It fails only for want of room: the contexts and lengths are ours.
+            Self::Zstd(context) => context.compress_to_buffer(cluster, &mut stream[..]).ok(),
+        };
+        // A stream as long as the cluster saves nothing: the cluster is stored as it is.
+        Ok(length.filter(|length| *length < cluster.len()).map(|length| {
+            stream.truncate(length);
+            stream
+        }))
+    }
+}
+
+fn deflate(
+    context: &mut Compress,
+    cluster: &[u8],
+    stream: &mut [u8],
+) -> Result<Option<usize>, ConvertError> {
+    context.reset();
+    let status = context
+        .compress(cluster, stream, FlushCompress::Finish)
+        .map_err(|error| ConvertError::Compressor(error.to_string()))?;
+    let length = usize::try_from(context.total_out()).expect("at most a cluster");
+    Ok((status == Status::StreamEnd).then_some(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use cowl_format::CompressionType;
+
+    use super::Compressor;
+
+    #[test]
+    fn many_small_noisy_clusters_in_a_row_are_left_alone() {
+        let mut compressor = Compressor::new(CompressionType::Zlib).unwrap();
+        let mut state = 7_u64;
+        for _ in 0..2000 {
+            let cluster: Vec<u8> = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state.to_be_bytes()[0]
+            })
+            .take(512)
+            .collect();
+            assert_eq!(compressor.compress(&cluster).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn noise_is_not_compressed_and_patterns_are() {
+        let mut state = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        })
+        .take(65_536)
+        .collect();
+        for kind in [CompressionType::Zlib, CompressionType::Zstd] {
+            let mut compressor = Compressor::new(kind).unwrap();
+            assert_eq!(compressor.compress(&noise).unwrap(), None);
+            let stream = compressor.compress(&[7; 65_536]).unwrap().unwrap();
+            assert!(stream.len() < 500);
+            assert_eq!(compressor.compress(&noise).unwrap(), None);
+            assert_eq!(compressor.compress(&[7; 65_536]).unwrap(), Some(stream));
+        }
+    }
+}

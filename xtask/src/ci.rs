@@ -1,0 +1,49 @@
+//! `cargo xtask ci`: all that CI runs, cheapest first.
+
+use crate::command::{cargo, exists, run};
+use crate::{say, tidy};
+
+fn run_all_tests() -> Result<(), String> {
+    // A build with optimisation: the differential tests move gigabytes.
+    run(cargo().args(["test", "--workspace", "--release", "--all-targets"]))?;
+    run(cargo().args(["test", "--workspace", "--release", "--doc"]))
+}
+
+fn run_docs() -> Result<(), String> {
+    let mut command = cargo();
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    run(command.args(["doc", "--workspace", "--no-deps", "--document-private-items"]))
+}
+
+/// Runs every step; stops at the first that fails.
+fn run_steps() -> Result<(), String> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    tidy::run()?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run_all_tests()?;
+    run_docs()?;
+    check_leaves()?;
+    if !exists("qemu-img") {
+        say("\nSKIPPED: qemu-img is not installed, so nothing was compared with it\n");
+    }
+    Ok(())
+}
+
+/// Folders outside the workspace must go on compiling.
+fn check_leaves() -> Result<(), String> {
+    for manifest in ["fuzz/Cargo.toml", "bench-compare/Cargo.toml"] {
+        if !crate::command::root().join(manifest).is_file() {
+            continue;
+        }
+        let mut command = cargo();
+        command.args(["check", "--manifest-path", manifest, "--target-dir", "target/leaves"]);
+        run(&mut command)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn run_ci() -> Result<(), String> {
+    run_steps()?;
+    say("\nci: everything passed\n");
+    Ok(())
+}
