@@ -76,11 +76,6 @@ impl<Id> Given<Id> {
     pub(crate) fn text(&self) -> String {
         self.value.as_deref().unwrap_or_default().to_string_lossy().into_owned()
     }
-
-    /// The value as it was typed.
-    pub(crate) fn raw(self) -> OsString {
-        self.value.unwrap_or_default()
-    }
 }
 
 /// A pass over the arguments of one command.

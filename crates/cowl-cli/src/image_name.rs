@@ -64,6 +64,13 @@ impl ImageName {
         name.map_err(|reason| could_not_open(&given, &reason))
     }
 
+    /// A local file that another option named.
+    pub(crate) fn local(path: PathBuf, format: Option<&str>) -> Self {
+        let given = path.to_string_lossy().into_owned();
+        let format = format.map(str::to_owned);
+        Self { given, path, format, backing: BackingChoice::FromImage }
+    }
+
     /// The file name as text, as reports show it.
     pub(crate) fn display(&self) -> String {
         self.path.to_string_lossy().into_owned()

@@ -31,6 +31,13 @@ impl OptionList {
         self.entries.extend(other.entries);
     }
 
+    /// Adds a value of `key`, if there is one.
+    pub(crate) fn set(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.entries.push((key.to_owned(), value.to_owned()));
+        }
+    }
+
     /// All entries, repeated keys included.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value.as_str()))

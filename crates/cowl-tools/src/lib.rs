@@ -9,6 +9,7 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod inspect;
 mod map;
 mod measure;
@@ -28,6 +29,7 @@ pub use convert::{
     ZeroDetection, convert,
 };
 pub use create::{NewImage, create};
+pub use dd::{CountFrom, DdBlocks, DdRange, DdTarget, dd};
 pub use info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, KeySlotInfo, LuksInfo, NodeInfo,
     Qcow2Info, SnapshotInfo,

@@ -9,7 +9,7 @@
 
 use cowl::{Disk, Error};
 use cowl_format::{ByteCount, Version};
-use cowl_qcow2::read_bitmaps;
+use cowl_qcow2::{Preallocation, read_bitmaps};
 use pollster::block_on;
 use serde::Serialize;
 
@@ -33,19 +33,6 @@ pub struct MeasureReport {
     pub required: u64,
     /// When the guest has written everything.
     pub fully_allocated: u64,
-}
-
-/// When the space of a new image is allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preallocation {
-    /// As the guest writes.
-    Off,
-    /// Tables now, data later.
-    Metadata,
-    /// All of it, without writing.
-    Falloc,
-    /// All of it, written.
-    Full,
 }
 
 /// The image that will be made.
@@ -319,11 +306,11 @@ fn round_up(value: u64, multiple: u64) -> Result<u64, TargetError> {
 #[cfg(test)]
 mod tests {
     use super::{
-        BitmapShape, MeasureReport, MeasureSource, MeasureTarget, Preallocation, Qcow2Target,
-        TargetError, measure,
+        BitmapShape, MeasureReport, MeasureSource, MeasureTarget, Qcow2Target, TargetError, measure,
     };
     use crate::block_status::BlockStatus;
     use cowl_format::ByteCount;
+    use cowl_qcow2::Preallocation;
 
     const DEFAULT: Qcow2Target = Qcow2Target {
         cluster_size: 65536,

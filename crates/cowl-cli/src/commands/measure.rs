@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 
 use cowl_format::ByteCount;
+use cowl_qcow2::Preallocation;
 use cowl_tools::{
-    BlockStatus, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Preallocation,
-    Qcow2Target, TargetError,
+    BlockStatus, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Qcow2Target,
+    TargetError,
 };
 
 use crate::commands::Verb;
