@@ -1,7 +1,7 @@
 //! `-o`: the options of a new image, as qemu-img's tables type them.
 //!
-//! Values are checked for their type here (`size`, `on|off`, number); whether they make sense together is
-//! decided by whoever makes the image.
+//! Values are checked for their type here (`size`, `on|off`, number); whether they make sense
+//! together is decided by whoever makes the image.
 
 use crate::option_list::{self, OptionList};
 use crate::size::{SizeError, parse_size};
@@ -204,7 +204,8 @@ fn parse_value(kind: Type, name: &str, text: &str) -> Result<OptionValue, String
                 format!("Value '{text}' is out of range for parameter '{name}'")
             }
             SizeError::Malformed => format!(
-                "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, M, \
+                "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, \
+                 M, \
                  G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
             ),
         }),

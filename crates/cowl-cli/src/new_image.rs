@@ -1,7 +1,7 @@
 //! From `-o` options to what a new image shall be; used by every verb that makes one.
 //!
-//! Whether the options make sense together is decided where images are made. Here names become values,
-//! and what this version cannot make is refused.
+//! Whether the options make sense together is decided where images are made. Here names become
+//! values, and what this version cannot make is refused.
 
 use std::path::Path;
 

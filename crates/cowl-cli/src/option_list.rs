@@ -1,7 +1,7 @@
 //! Lists of `key=value`, as `-o`, `--object` and `--image-opts` take them.
 //!
-//! A comma inside a value is doubled. A key without a value is a switch: `key` means `key=on` and `nokey`
-//! means `key=off`. A later value of a key replaces an earlier one.
+//! A comma inside a value is doubled. A key without a value is a switch: `key` means `key=on` and
+//! `nokey` means `key=off`. A later value of a key replaces an earlier one.
 //!
 //! Not here: which keys exist and what their values mean.
 
@@ -12,7 +12,8 @@ pub(crate) struct OptionList {
 }
 
 impl OptionList {
-    /// Reads `text`. Where `implied` is given, a first element without `=` is the value of that key.
+    /// Reads `text`. Where `implied` is given, a first element without `=` is the value of that
+    /// key.
     pub(crate) fn parse(text: &str, implied: Option<&str>) -> Self {
         let mut entries = Vec::new();
         for element in split(text) {

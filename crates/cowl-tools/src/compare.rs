@@ -1,7 +1,7 @@
 //! Whether two disks hold the same bytes.
 //!
-//! Runs that both disks know to be zero are not read; a run that only one of them stores has to hold
-//! zeros. Where both store something the two are read at the same time, from two threads.
+//! Runs that both disks know to be zero are not read; a run that only one of them stores has to
+//! hold zeros. Where both store something the two are read at the same time, from two threads.
 
 use cowl::{Disk, Error};
 use cowl_format::ByteCount;

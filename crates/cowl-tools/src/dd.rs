@@ -120,9 +120,8 @@ impl Sink {
             }
             DdTarget::Qcow2 => {
                 let options = CreateOptions::new(size);
-                let clusters = options.check()?.clusters_for(size.get());
                 let files = BuilderFiles { image: Arc::clone(file), data: None };
-                Ok(Self::Qcow2(Box::new(Builder::new(files, &options, clusters)?)))
+                Ok(Self::Qcow2(Box::new(Builder::new(files, &options)?)))
             }
         }
     }

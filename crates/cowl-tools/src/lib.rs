@@ -1,8 +1,8 @@
 //! What the cowl commands do, as functions that return data and never print.
 //!
-//! One verb is one file. Reports are plain values whose serde form is the JSON that scripts know from
-//! qemu-img; the fields stand in the order in which qemu-img prints them, so that the text is the
-//! same too.
+//! One verb is one file or folder. Reports are plain values whose serde form is the JSON that
+//! scripts know from qemu-img; the fields stand in the order in which qemu-img prints them, so that
+//! the text is the same too.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -28,6 +28,7 @@ pub use convert::{
     ConvertError, ConvertOptions, ConvertReport, ExistingTarget, Salvaged, TargetImage,
     ZeroDetection, convert,
 };
+pub use cowl_qcow2::Preallocation;
 pub use create::{NewImage, create};
 pub use dd::{CountFrom, DdBlocks, DdRange, DdTarget, dd};
 pub use info::{

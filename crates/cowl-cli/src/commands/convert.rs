@@ -173,7 +173,8 @@ pub(super) const VERB: Verb = Verb {
     name: "convert",
     summary: "Copy an image into another format",
     usage: "[OPTIONS] SOURCE... TARGET",
-    about: "Several sources are joined one after the other. The target appears under its name when it is \
+    about: "Several sources are joined one after the other. The target appears under its name when \
+            it is \
             complete and durable; a copy that fails leaves nothing behind that looks finished.",
     options: OPTIONS,
     examples: &[
@@ -323,7 +324,8 @@ fn parse_sparse_size(text: &str) -> Result<u64, Failure> {
     let size = number::size("buffer size for sparse output", text)?;
     if size % SECTOR_BYTES != 0 || SPARSE_SIZE_MAX < size {
         return Err(Failure::usage(format!(
-            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to \
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up \
+             to \
              {SPARSE_SIZE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
         )));
     }

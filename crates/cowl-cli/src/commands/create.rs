@@ -65,7 +65,8 @@ pub(super) const VERB: Verb = Verb {
     name: "create",
     summary: "Make a new image",
     usage: "[OPTIONS] IMAGE [SIZE]",
-    about: "An image that exists is replaced. Without SIZE a new image upon another one gets its size.",
+    about: "An image that exists is replaced. Without SIZE a new image upon another one gets its \
+            size.",
     options: OPTIONS,
     examples: &[
         "-f qcow2 disk.qcow2 20G",
@@ -84,14 +85,14 @@ struct Options {
     list: OptionList,
     backing: Option<String>,
     backing_format: Option<String>,
-    backing_unsafe: bool,
+    skips_backing: bool,
     size: Option<u64>,
 }
 
 fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
     let mut common = Common::default();
     let mut lists: Vec<String> = Vec::new();
-    let (mut backing, mut backing_format, mut backing_unsafe) = (None, None, false);
+    let (mut backing, mut backing_format, mut skips_backing) = (None, None, false);
     let mut parser = Parser::new(OPTIONS, arguments);
     while let Some(given) = parser.next()? {
         match given.id {
@@ -101,7 +102,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
             }
             Flag::Backing => backing = Some(given.text()),
             Flag::BackingFormat => backing_format = Some(given.text()),
-            Flag::BackingUnsafe => backing_unsafe = true,
+            Flag::BackingUnsafe => skips_backing = true,
             _ => common.take(&given)?,
         }
     }
@@ -120,7 +121,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
         return Err(Failure::usage_with_help(message).into());
     }
     let list = creation_options::join(&lists).map_err(Failure::usage)?;
-    Ok(Options { common, path, format, list, backing, backing_format, backing_unsafe, size })
+    Ok(Options { common, path, format, list, backing, backing_format, skips_backing, size })
 }
 
 fn check_list(lists: &[String]) -> Result<(), Failure> {
@@ -188,7 +189,7 @@ fn check_backing(options: &Options, given: &CreationOptions) -> Result<Option<u6
             "Error: Trying to create an image with the same filename as the backing file".into()
         );
     }
-    if options.backing_unsafe {
+    if options.skips_backing {
         return format.map(|_| None).ok_or_else(|| NO_FORMAT.into());
     }
     let unopened = |reason: String| format!("{reason}\nCould not open backing image.");
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(options.size, Some(1536));
         assert_eq!(options.list.iter().count(), 2);
         assert_eq!(options.backing.as_deref(), Some("base"));
-        assert!(options.backing_unsafe && options.common.quiet);
+        assert!(options.skips_backing && options.common.quiet);
     }
 
     #[test]

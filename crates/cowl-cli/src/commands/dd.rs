@@ -41,7 +41,8 @@ pub(super) const VERB: Verb = Verb {
     name: "dd",
     summary: "Copy a range of an image into a new one",
     usage: "[OPTIONS] if=INPUT of=OUTPUT [bs=SIZE] [count=N] [skip=N]",
-    about: "The output is always made anew. count= and skip= are in blocks of 512 bytes, or of bs= bytes.",
+    about: "The output is always made anew. count= and skip= are in blocks of 512 bytes, or of bs= \
+            bytes.",
     options: OPTIONS,
     examples: &["if=disk.qcow2 of=first.img bs=1M count=16"],
     run,

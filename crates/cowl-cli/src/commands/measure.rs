@@ -64,7 +64,8 @@ pub(super) const VERB: Verb = Verb {
     name: "measure",
     summary: "Calculate the size of a new image",
     usage: "[OPTIONS] (--size SIZE | IMAGE)",
-    about: "The required size holds what the source has now; the fully allocated size holds everything a \
+    about: "The required size holds what the source has now; the fully allocated size holds \
+            everything a \
             guest can ever write.",
     options: OPTIONS,
     examples: &["-O qcow2 --size 100G", "-O qcow2 -o cluster_size=2M disk.img"],

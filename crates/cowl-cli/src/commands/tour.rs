@@ -59,7 +59,8 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     }
     let name = &session.program;
     session.output.text(&format!(
-        "\nThe folder is gone again. '{name} --help' lists the commands, and '{name} COMMAND --help' \
+        "\nThe folder is gone again. '{name} --help' lists the commands, and '{name} COMMAND \
+         --help' \
          explains one.\n"
     ));
     Ok(0)

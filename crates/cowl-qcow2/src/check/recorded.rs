@@ -81,7 +81,7 @@ impl Recorded {
             Ok(Some(block)) => block,
             Ok(None) => return Ok(()),
             Err(_) => {
-                self.unknown.push((start, end));
+                self.forget(start, end);
                 return Ok(());
             }
         };
@@ -92,11 +92,19 @@ impl Recorded {
         let (result, buffer) = file.read(block, buffer, Purpose::RefcountBlock).await;
         if let Err(error) = result {
             findings.check_error(|| format!("ERROR: {error}"));
-            self.unknown.push((start, end));
+            self.forget(start, end);
             return Ok(());
         }
         self.store(&RefcountBlock::new(buffer, geometry), start, end);
         Ok(())
+    }
+
+    /// Notes that the refcounts of a range cannot be known. Ranges come in order.
+    fn forget(&mut self, start: u64, end: u64) {
+        match self.unknown.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => self.unknown.push((start, end)),
+        }
     }
 
     fn store(&mut self, block: &RefcountBlock<IoBuffer>, start: u64, end: u64) {
@@ -127,7 +135,8 @@ impl Recorded {
 
     /// The refcount of a cluster; `None` when it cannot be known.
     pub(crate) fn get(&self, cluster: u64) -> Option<u64> {
-        if self.unknown.iter().any(|&(start, end)| start <= cluster && cluster < end) {
+        let behind = self.unknown.partition_point(|&(start, _)| start <= cluster);
+        if 0 < behind && cluster < self.unknown[behind - 1].1 {
             return None;
         }
         if self.counts.len() as u64 <= cluster {

@@ -97,21 +97,23 @@ impl References {
         }
         let max = self.geometry.refcount_max();
         // Nearly always: one more use of a cluster that few use.
-        if times == 1 && 2 <= max {
-            let before = self.counts[index].fetch_add(1, Ordering::Relaxed);
-            if u64::from(before) < max.min(u64::from(LARGE - 1)) {
-                return;
-            }
-            self.counts[index].fetch_sub(1, Ordering::Relaxed);
+        let small_max = max.min(u64::from(LARGE - 1));
+        let one_more = |count: u8| (u64::from(count) < small_max).then(|| count + 1);
+        let relaxed = Ordering::Relaxed;
+        if times == 1 && self.counts[index].fetch_update(relaxed, relaxed, one_more).is_ok() {
+            return;
         }
+        // The side table changes only under its lock; the small count may still change beside us, so
+        // it is exchanged, not stored.
         let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        let small = self.counts[index].load(Ordering::Relaxed);
         let aside = large.get(&cluster).copied().unwrap_or(0);
-        let count = u64::from(small) + aside;
-        let new = count.saturating_add(times).min(max);
-        let new_small = u8::try_from(new).unwrap_or(LARGE);
-        self.counts[index].store(new_small, Ordering::Relaxed);
-        if new_small == LARGE {
+        let sum = |small: u8| u64::from(small).saturating_add(aside);
+        let new = |small: u8| sum(small).saturating_add(times).min(max);
+        let new_small = |small: u8| u8::try_from(new(small)).unwrap_or(LARGE);
+        let before = self.counts[index].fetch_update(relaxed, relaxed, |s| Some(new_small(s)));
+        let small = before.unwrap_or_else(|small| small);
+        let (count, new) = (sum(small), new(small));
+        if u64::from(LARGE) <= new {
             large.insert(cluster, new - u64::from(LARGE));
         }
         let lost = times - (new - count);
@@ -144,6 +146,22 @@ mod tests {
         assert_eq!(references.get(3), 1500);
         assert_eq!(references.get(2), 0);
         assert_eq!(findings.corruptions, 0);
+    }
+
+    #[test]
+    fn threads_that_count_the_same_cluster_lose_nothing() {
+        let references = references(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for step in 0..5000 {
+                        let times = if step % 50 == 0 { 3 } else { 1 };
+                        references.add(0x30000, 1, times, &mut Findings::default());
+                    }
+                });
+            }
+        });
+        assert_eq!(references.get(3), 4 * (5000 + 2 * 100));
     }
 
     #[test]
