@@ -1,14 +1,15 @@
 //! `-o`: the options of a new image, as qemu-img's tables type them.
 //!
-//! Values are checked for their type here (`size`, `on|off`, number); whether they make sense together is
-//! decided by whoever makes the image.
+//! Values are checked for their type here (`size`, `on|off`, number); whether they make sense
+//! together is decided by whoever makes the image.
 
 use crate::option_list::{self, OptionList};
 use crate::size::{SizeError, parse_size};
 
 /// Options that were given, in the order of the format's table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct CreationOptions {
+    table: &'static [Entry],
     values: Vec<(&'static str, OptionValue)>,
 }
 
@@ -29,7 +30,8 @@ impl std::fmt::Display for OptionValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text(text) | Self::Switch { spelling: text, .. } => f.write_str(text),
-            Self::Size(number) | Self::Number(number) => number.fmt(f),
+            Self::Size(number) => number.fmt(f),
+            Self::Number(number) => number.cast_signed().fmt(f),
         }
     }
 }
@@ -42,6 +44,7 @@ enum Type {
     Switch,
 }
 
+#[derive(Debug)]
 struct Entry {
     name: &'static str,
     kind: Type,
@@ -83,6 +86,34 @@ const QCOW2: &[Entry] = &[
     entry("extent_size_hint", Type::Size, "Extent size hint for the file system (xfs)"),
 ];
 
+/// The options that every new qcow2 image has a value of, for the line that says what is made.
+pub(crate) const QCOW2_DEFAULTS: &[(&str, DefaultValue)] = &[
+    ("cluster_size", DefaultValue::Size(65536)),
+    ("extended_l2", DefaultValue::Off),
+    ("compression_type", DefaultValue::Text("zlib")),
+    ("lazy_refcounts", DefaultValue::Off),
+    ("refcount_bits", DefaultValue::Size(16)),
+];
+
+/// A value that needs no memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DefaultValue {
+    Size(u64),
+    Off,
+    Text(&'static str),
+}
+
+impl DefaultValue {
+    /// The same as an option given by the user.
+    pub(crate) fn to_value(self) -> OptionValue {
+        match self {
+            Self::Size(size) => OptionValue::Size(size),
+            Self::Off => OptionValue::Switch { on: false, spelling: "off".into() },
+            Self::Text(text) => OptionValue::Text(text.into()),
+        }
+    }
+}
+
 const RAW: &[Entry] = &[
     entry("size", Type::Size, "Size of the disk"),
     entry("nocow", Type::Switch, "Turn copy-on-write of the file system off (btrfs)"),
@@ -107,12 +138,21 @@ impl CreationOptions {
         }
         let given = table.iter().zip(values);
         let values = given.filter_map(|(entry, value)| Some((entry.name, value?))).collect();
-        Ok(Self { values })
+        Ok(Self { table, values })
     }
 
     /// The options that were given.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &OptionValue)> {
         self.values.iter().map(|(name, value)| (*name, value))
+    }
+
+    /// Sets an option of the format's table, in its place.
+    pub(crate) fn set(&mut self, name: &'static str, value: OptionValue) {
+        self.values.retain(|(given, _)| *given != name);
+        let table = self.table;
+        let rank = |name: &str| table.iter().position(|entry| entry.name == name);
+        let at = self.values.iter().position(|(given, _)| rank(name) < rank(given));
+        self.values.insert(at.unwrap_or(self.values.len()), (name, value));
     }
 
     fn get(&self, name: &str) -> Option<&OptionValue> {
@@ -164,7 +204,8 @@ fn parse_value(kind: Type, name: &str, text: &str) -> Result<OptionValue, String
                 format!("Value '{text}' is out of range for parameter '{name}'")
             }
             SizeError::Malformed => format!(
-                "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, M, \
+                "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, \
+                 M, \
                  G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
             ),
         }),

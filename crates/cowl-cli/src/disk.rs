@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use cowl::{
-    Backing, Disk, Error, Follow, Format, OpenOptions, Refusal, Sharing, StorageError, WorkerPool,
-    inspect,
+    Backing, Caching, Disk, Error, Follow, Format, OpenOptions, Refusal, Sharing, StorageError,
+    WorkerPool, inspect,
 };
 use cowl_storage::Operation;
 
@@ -20,16 +20,33 @@ pub(crate) fn open(
     common: &Common,
     snapshot: Option<&SnapshotName>,
 ) -> Result<Disk, Failure> {
+    open_cached(name, common, snapshot, Caching::PageCache)
+}
+
+/// The same, with or without the page cache of the host.
+pub(crate) fn open_cached(
+    name: &ImageName,
+    common: &Common,
+    snapshot: Option<&SnapshotName>,
+    caching: Caching,
+) -> Result<Disk, Failure> {
     let base = if common.untrusted { OpenOptions::untrusted() } else { OpenOptions::local() };
     let options = OpenOptions {
         format: format(name),
         backing: backing(&name.backing),
         sharing: sharing(common),
+        caching,
         snapshot: snapshot.map(|wanted| find_snapshot(name, common, wanted)).transpose()?,
         offload: Some(worker_pool()?),
         ..base
     };
     Disk::open(&name.path, &options).map_err(|error| failure(name, &error))
+}
+
+/// Opens an image that an option named; the error is in words.
+pub(crate) fn open_words(name: &ImageName) -> Result<Disk, String> {
+    let options = OpenOptions { format: format(name), ..OpenOptions::local() };
+    Disk::open(&name.path, &options).map_err(|error| words(&error))
 }
 
 /// Threads for decompression and the like.
@@ -127,8 +144,8 @@ pub(crate) fn words(error: &Error) -> String {
 
 fn storage_words(error: &StorageError) -> String {
     let path = error.path.display();
-    if let Some(conflict) = error.lock_conflict() {
-        return format!("{}\n{}", conflict.qemu_message(), conflict.qemu_hint());
+    if let Some(words) = lock_words(error) {
+        return words;
     }
     match (error.operation, error.source.kind()) {
         (Operation::Open, io::ErrorKind::IsADirectory) => {
@@ -139,6 +156,12 @@ fn storage_words(error: &StorageError) -> String {
         }
         _ => error.to_string(),
     }
+}
+
+/// Who else uses the file, where that is what went wrong.
+pub(crate) fn lock_words(error: &StorageError) -> Option<String> {
+    let conflict = error.lock_conflict()?;
+    Some(format!("{}\n{}", conflict.qemu_message(), conflict.qemu_hint()))
 }
 
 fn hint(error: &Error) -> Option<String> {

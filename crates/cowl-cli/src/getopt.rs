@@ -1,12 +1,13 @@
-//! Option parsing with the behaviour of glibc's `getopt_long`, which scripts written for qemu-img rely on.
+//! Option parsing with the behaviour of glibc's `getopt_long`, which scripts written for qemu-img
+//! rely on.
 //!
-//! Options may stand after operands; short options group (`-qU`) and take glued values (`-fqcow2`, and
-//! `-f=raw` really means the value `=raw`); long options take `=value` or the next argument and may be
-//! abbreviated as long as the abbreviation can mean one thing only; `--` ends the options. The messages
-//! are those of glibc.
+//! Options may stand after operands; short options group (`-qU`) and take glued values (`-fqcow2`,
+//! and `-f=raw` really means the value `=raw`); long options take `=value` or the next argument and
+//! may be abbreviated as long as the abbreviation can mean one thing only; `--` ends the options.
+//! The messages are those of glibc.
 //!
-//! Not here: what an option means, or in which program the message is printed. Why no argument library
-//! does this for us: `docs/decisions/0002-argument-parsing.md`.
+//! Not here: what an option means, or in which program the message is printed. Why no argument
+//! library does this for us: `docs/decisions/0002-argument-parsing.md`.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -34,8 +35,8 @@ pub(crate) struct Opt<Id: 'static> {
     pub(crate) long: &'static [&'static str],
     /// Whether a value follows.
     pub(crate) takes: Takes,
-    /// Names that must be written out: an addition of ours must not make an abbreviation ambiguous that
-    /// works in qemu-img.
+    /// Names that must be written out: an addition of ours must not make an abbreviation ambiguous
+    /// that works in qemu-img.
     pub(crate) abbreviable: bool,
     /// One sentence for the help.
     pub(crate) help: &'static str,
@@ -72,14 +73,10 @@ pub(crate) struct Given<Id> {
 }
 
 impl<Id> Given<Id> {
-    /// The value as text; names and numbers are text, so other bytes are replaced and then refused by name.
+    /// The value as text; names and numbers are text, so other bytes are replaced and then refused
+    /// by name.
     pub(crate) fn text(&self) -> String {
         self.value.as_deref().unwrap_or_default().to_string_lossy().into_owned()
-    }
-
-    /// The value as it was typed.
-    pub(crate) fn raw(self) -> OsString {
-        self.value.unwrap_or_default()
     }
 }
 
@@ -105,7 +102,8 @@ impl<Id: Copy + PartialEq> Parser<Id> {
         }
     }
 
-    /// As [`new`](Self::new), but the first operand ends the options: what comes before the command.
+    /// As [`new`](Self::new), but the first operand ends the options: what comes before the
+    /// command.
     pub(crate) fn until_operand(options: &'static [Opt<Id>], arguments: Vec<OsString>) -> Self {
         Self { stop_at_operand: true, ..Self::new(options, arguments) }
     }

@@ -25,9 +25,9 @@ pub(crate) fn program(session: &Session) -> String {
          \x20 {name} tour                                  see it all at work, in ten seconds\n\
          \x20 {name} create -f qcow2 disk.qcow2 20G        a 20 GiB disk that takes 200 KiB\n\
          \x20 {name} create -f qcow2 -b disk.qcow2 -F qcow2 try.qcow2\n\
-         \x20                                            changes go to try.qcow2, disk.qcow2 stays\n\
+         \x20                                            changes go to try.qcow2 only\n\
          \x20 {name} convert -p -O raw try.qcow2 try.img   flatten the two into a plain file\n\
-         \x20 {name} info --backing-chain try.qcow2        what an image is, and what it stands on\n\n\
+         \x20 {name} info --backing-chain try.qcow2        what it is, and what it stands on\n\n\
          Sizes take k, M, G, T, P or E (powers of 1024). '{name} COMMAND --help' explains a\n\
          command. Called by the name qemu-img, through a symbolic link, the program speaks\n\
          under that name.\n\n\
@@ -57,8 +57,8 @@ pub(crate) fn verb(verb: &Verb, session: &Session) -> String {
     text
 }
 
-/// `--version`. Scripts read the number of qemu-img out of its first line, so under that name the line has
-/// its form and the version whose behaviour this program follows.
+/// `--version`. Scripts read the number of qemu-img out of its first line, so under that name the
+/// line has its form and the version whose behaviour this program follows.
 pub(crate) fn version(session: &Session) -> String {
     let own = env!("CARGO_PKG_VERSION");
     if session.is_drop_in() {

@@ -1,10 +1,12 @@
-//! What an operator writes where an image is wanted: a file name, `file:NAME`, `json:{...}`, or with
-//! `--image-opts` a list of dotted keys.
+//! What an operator writes where an image is wanted: a file name, `file:NAME`, `json:{...}`, or
+//! with `--image-opts` a list of dotted keys.
 //!
-//! All forms end in one [`ImageName`]. Only local files with the drivers `raw` and `qcow2` exist; whatever
-//! else a form could say is refused by name, and never ignored when it changes what the guest would see.
+//! All forms end in one [`ImageName`]. Only local files with the drivers `raw` and `qcow2` exist;
+//! whatever else a form could say is refused by name, and never ignored when it changes what the
+//! guest would see.
 //!
-//! Not here: names found *inside* images. Those are not the operator's, and the engine decides about them.
+//! Not here: names found *inside* images. Those are not the operator's, and the engine decides
+//! about them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -48,7 +50,8 @@ pub(crate) enum BackingChoice {
 type Keys = BTreeMap<String, Option<String>>;
 
 impl ImageName {
-    /// Reads an operand. `format` is the value of `-f`; `image_opts` says that the operand is a list.
+    /// Reads an operand. `format` is the value of `-f`; `image_opts` says that the operand is a
+    /// list.
     pub(crate) fn parse(
         operand: &OsStr,
         format: Option<&str>,
@@ -62,6 +65,13 @@ impl ImageName {
         };
         let name = parsed.and_then(|name| name.with_format(format));
         name.map_err(|reason| could_not_open(&given, &reason))
+    }
+
+    /// A local file that another option named.
+    pub(crate) fn local(path: PathBuf, format: Option<&str>) -> Self {
+        let given = path.to_string_lossy().into_owned();
+        let format = format.map(str::to_owned);
+        Self { given, path, format, backing: BackingChoice::FromImage }
     }
 
     /// The file name as text, as reports show it.

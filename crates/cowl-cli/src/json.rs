@@ -1,7 +1,8 @@
 //! JSON text laid out as qemu-img lays it out.
 //!
-//! Four spaces of indent, one element a line, empty lists and objects on two lines, and everything that is
-//! not printable ASCII escaped with upper-case digits. Scripts that compare or grep the text rely on it.
+//! Four spaces of indent, one element a line, empty lists and objects on two lines, and everything
+//! that is not printable ASCII escaped with upper-case digits. Scripts that compare or grep the
+//! text rely on it.
 
 use std::io::{self, Write};
 
@@ -116,8 +117,19 @@ mod tests {
     #[test]
     fn layout_is_that_of_qemu_img() {
         let value = json!({"a": [], "b": {}, "c": [1, {"d": true}]});
-        let expected = "{\n    \"a\": [\n    ],\n    \"b\": {\n    },\n    \"c\": [\n        1,\n        \
-                        {\n            \"d\": true\n        }\n    ]\n}\n";
+        let expected = r#"{
+    "a": [
+    ],
+    "b": {
+    },
+    "c": [
+        1,
+        {
+            "d": true
+        }
+    ]
+}
+"#;
         assert_eq!(to_text(&value), expected);
     }
 

@@ -2,7 +2,6 @@
 //!
 //! Called through a symbolic link named `qemu-img` it speaks under that name; nothing else changes.
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "verbs are wired to the engine as it lands")]
 
 mod cache_mode;
 mod commands;
@@ -13,6 +12,7 @@ mod getopt;
 mod help;
 mod image_name;
 mod json;
+mod new_image;
 mod number;
 mod option;
 mod option_list;

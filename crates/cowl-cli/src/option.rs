@@ -1,8 +1,8 @@
 //! The options that several commands share, and what each of them does when it is met.
 //!
-//! A command lists its options as a table of these constants; its parser matches on [`Flag`] and leaves
-//! what it does not treat specially to [`Common::take`]. The order of a table is qemu-img's, because the
-//! message about an ambiguous abbreviation shows it.
+//! A command lists its options as a table of these constants; its parser matches on [`Flag`] and
+//! leaves what it does not treat specially to [`Common::take`]. The order of a table is qemu-img's,
+//! because the message about an ambiguous abbreviation shows it.
 
 use crate::cache_mode;
 use crate::failure::{Failure, Kind, Stop};
@@ -183,8 +183,8 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// Takes in one option. A flag that arrives here without an arm is a hole in a command's parser, not a
-    /// mistake of the user.
+    /// Takes in one option. A flag that arrives here without an arm is a hole in a command's
+    /// parser, not a mistake of the user.
     pub(crate) fn take(&mut self, given: &Given<Flag>) -> Result<(), Stop> {
         match given.id {
             Flag::Help => return Err(Stop::Help),

@@ -1,7 +1,7 @@
 //! Lists of `key=value`, as `-o`, `--object` and `--image-opts` take them.
 //!
-//! A comma inside a value is doubled. A key without a value is a switch: `key` means `key=on` and `nokey`
-//! means `key=off`. A later value of a key replaces an earlier one.
+//! A comma inside a value is doubled. A key without a value is a switch: `key` means `key=on` and
+//! `nokey` means `key=off`. A later value of a key replaces an earlier one.
 //!
 //! Not here: which keys exist and what their values mean.
 
@@ -12,7 +12,8 @@ pub(crate) struct OptionList {
 }
 
 impl OptionList {
-    /// Reads `text`. Where `implied` is given, a first element without `=` is the value of that key.
+    /// Reads `text`. Where `implied` is given, a first element without `=` is the value of that
+    /// key.
     pub(crate) fn parse(text: &str, implied: Option<&str>) -> Self {
         let mut entries = Vec::new();
         for element in split(text) {
@@ -29,6 +30,13 @@ impl OptionList {
     /// Adds the entries of `other` behind those of this list.
     pub(crate) fn append(&mut self, other: Self) {
         self.entries.extend(other.entries);
+    }
+
+    /// Adds a value of `key`, if there is one.
+    pub(crate) fn set(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.entries.push((key.to_owned(), value.to_owned()));
+        }
     }
 
     /// All entries, repeated keys included.

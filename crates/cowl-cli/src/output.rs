@@ -1,8 +1,8 @@
 //! Standard output and standard error, as scripts expect them.
 //!
-//! Output to a pipe or file is buffered whole, so it is cheap and arrives after what stderr says; to a
-//! terminal it appears line by line. A write error is kept until the end and then fails the command, except
-//! for a reader that went away (`| head`), which is none of our business.
+//! Output to a pipe or file is buffered whole, so it is cheap and arrives after what stderr says;
+//! to a terminal it appears line by line. A write error is kept until the end and then fails the
+//! command, except for a reader that went away (`| head`), which is none of our business.
 //!
 //! Nothing else in the program writes to either.
 

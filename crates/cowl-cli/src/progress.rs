@@ -1,8 +1,8 @@
 //! Showing how far the work is.
 //!
-//! `-p` writes `    (12.34/100%)` and a carriage return to stdout whenever a step is passed, as qemu-img
-//! does. `--progress=jsonl` writes an object a line to stderr. Whatever is chosen, SIGUSR1 makes one line
-//! appear on stderr, at once, even when the work is stuck.
+//! `-p` writes `    (12.34/100%)` and a carriage return to stdout whenever a step is passed, as
+//! qemu-img does. `--progress=jsonl` writes an object a line to stderr. Whatever is chosen, SIGUSR1
+//! makes one line appear on stderr, at once, even when the work is stuck.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,7 +1,7 @@
 //! `--object secret,...`: passwords for encrypted images, checked when given.
 //!
-//! Nothing reads them yet, because encrypted images are refused; scripts pass them anyway, and a mistake in
-//! one should show now. No other kind of object exists here.
+//! Nothing reads them yet, because encrypted images are refused; scripts pass them anyway, and a
+//! mistake in one should show now. No other kind of object exists here.
 
 use crate::failure::Failure;
 use crate::option_list::OptionList;

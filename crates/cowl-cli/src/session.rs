@@ -20,8 +20,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session for `argv[0]` and the arguments, which are only searched for `--errors=json`: a usage
-    /// error before it must already obey it.
+    /// A session for `argv[0]` and the arguments, which are only searched for `--errors=json`: a
+    /// usage error before it must already obey it.
     pub(crate) fn new(argv0: Option<OsString>, arguments: &[OsString], output: Output) -> Self {
         let invoked_as = argv0.map_or("cowl".into(), |name| name.to_string_lossy().into_owned());
         let program = Path::new(&invoked_as)

@@ -1,8 +1,8 @@
 //! Numbers with a unit as qemu-img reads them: `1G`, `1.5k`, `0x200`, `10b`.
 //!
-//! Units are powers of 1024, in either case. A fraction needs a unit above bytes; a hexadecimal number
-//! takes none. The distinction between "no number" and "out of range" decides which message a user sees,
-//! so both are kept.
+//! Units are powers of 1024, in either case. A fraction needs a unit above bytes; a hexadecimal
+//! number takes none. The distinction between "no number" and "out of range" decides which message
+//! a user sees, so both are kept.
 //!
 //! Not here: the messages, which name the option that held the number.
 

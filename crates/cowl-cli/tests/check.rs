@@ -6,15 +6,15 @@ use common::{Bench, opened_alike};
 use cowl_testkit::{Feature, Fixture};
 use serde_json::Value;
 
-/// Images that both programs check. Ours opens no other file and needs no password, so it also checks
-/// what qemu-img cannot.
+/// Images that both programs check. Ours opens no other file and needs no password, so it also
+/// checks what qemu-img cannot.
 fn checked_by_both(fixture: &Fixture) -> bool {
     opened_alike(fixture)
         && !fixture.is_encrypted()
         && !fixture.has(Feature::BackingMissing)
         && !fixture.has(Feature::Uncheckable)
-        // qemu-img has words of its own for the first table when it checks; the second file ends before its
-        // clusters, whose refcounts qemu-img looks up all the same.
+        // qemu-img has words of its own for the first table when it checks; the second file ends
+        // before its clusters, whose refcounts qemu-img looks up all the same.
         && !["snapshots-too-many", "truncated"].contains(&fixture.name.as_str())
 }
 

@@ -72,12 +72,15 @@ fn a_backing_file_may_be_chosen_on_the_command_line() {
     let Some(bench) = Bench::new() else { return };
     expect_none(
         [
-            "driver=qcow2,file.filename=over-qcow2,backing.driver=raw,backing.file.filename=raw-sparse",
-            "driver=qcow2,file.filename=over-raw,backing.driver=qcow2,backing.file.filename=zeros",
+            "file.filename=over-qcow2,backing.driver=raw,backing.file.filename=raw-sparse",
+            "file.filename=over-raw,backing.driver=qcow2,backing.file.filename=zeros",
             "driver=raw,file.filename=zeros",
         ]
         .iter()
-        .filter_map(|image| bench.run(&["map", "--output=json", "--image-opts", image]).difference())
+        .filter_map(|image| {
+            let arguments = ["map", "--output=json", "--image-opts", image];
+            bench.run(&arguments).difference()
+        })
         .collect(),
     );
     let without = "json:{'driver':'qcow2','file':{'filename':'over-qcow2'},'backing':null}";

@@ -297,3 +297,47 @@ fn a_reader_that_leaves_early_is_no_error() {
     let output = Output::of(Command::new(env!("CARGO_BIN_EXE_cowl")).arg("--help").stdout(writer));
     assert_eq!((output.code, output.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn images_in_use_are_refused_in_the_same_words() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let Some(bench) = Bench::new() else { return };
+    let image = bench.set.copy(bench.set.named("zeros"), bench.path());
+    // Holds the image for writing until its input ends, which it says with its first line.
+    let mut holder = Command::new("qemu-io")
+        .arg(&image)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = holder.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"length\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let lines = [
+        "info zeros",
+        "map zeros",
+        "check zeros",
+        "compare zeros zeros",
+        "measure zeros",
+        "convert zeros copy",
+        "dd if=zeros of=copy",
+        "info -U zeros",
+        "map -U zeros",
+        "check -U zeros",
+        "compare -U zeros zeros",
+    ];
+    let ask = |line: &&str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        bench.both.run(bench.path(), &words).difference()
+    };
+    let differences = lines.iter().filter_map(ask).collect();
+    let hint = Command::new(env!("CARGO_BIN_EXE_cowl")).arg("map").arg(&image).output().unwrap();
+    let id = holder.id().to_string();
+    drop(input);
+    holder.wait().unwrap();
+    expect_none(differences);
+    let hint = String::from_utf8_lossy(&hint.stderr).into_owned();
+    assert!(hint.contains("hint: ") && hint.contains(&id), "{hint}");
+}

@@ -1,7 +1,7 @@
 //! The recipes of all fixtures.
 //!
-//! A recipe is a list of steps for one folder. Images are small: a few MiB of disk, of which a part is
-//! written with patterns at odd offsets, so that partial clusters and copy-on-write occur.
+//! A recipe is a list of steps for one folder. Images are small: a few MiB of disk, of which a part
+//! is written with patterns at odd offsets, so that partial clusters and copy-on-write occur.
 
 use std::path::Path;
 

@@ -1,8 +1,9 @@
 //! Images of every feature, made by qemu-img and qemu-io.
 //!
-//! The set is made once and kept beside the build, under a name that changes with the recipes and with the
-//! version of qemu-img; processes that start at the same time do not disturb each other. Images in it are
-//! shared by all tests, so nobody may write to them: take a [`copy`](FixtureSet::copy).
+//! The set is made once and kept beside the build, under a name that changes with the recipes and
+//! with the version of qemu-img; processes that start at the same time do not disturb each other.
+//! Images in it are shared by all tests, so nobody may write to them: take a
+//! [`copy`](FixtureSet::copy).
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;

@@ -1,6 +1,8 @@
-//! What tests share: the installed qemu-img as an oracle, and images of every feature to hold against it.
+//! What tests share: the installed qemu-img as an oracle, and images of every feature to hold
+//! against it.
 //!
-//! Development only. Helpers panic with the command that failed, because a test can do nothing better.
+//! Development only. Helpers panic with the command that failed, because a test can do nothing
+//! better.
 #![forbid(unsafe_code)]
 
 mod corpus;

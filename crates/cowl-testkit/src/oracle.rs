@@ -1,7 +1,7 @@
 //! The installed qemu-img and qemu-io: whatever they say is right.
 //!
-//! Where they are missing a test that needs them skips itself, loudly; `COWL_REQUIRE_ORACLE=1` makes that
-//! a failure, so that CI cannot pass without having compared anything.
+//! Where they are missing a test that needs them skips itself, loudly; `COWL_REQUIRE_ORACLE=1`
+//! makes that a failure, so that CI cannot pass without having compared anything.
 
 use std::path::Path;
 use std::process::Command;

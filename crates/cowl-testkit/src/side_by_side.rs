@@ -39,8 +39,8 @@ impl SideBySide {
         Some(Self { folder: folder.to_owned() })
     }
 
-    /// Gives `arguments` to both, in `directory`. Both are found through the search path, so that both see
-    /// the name `qemu-img` in `argv[0]`.
+    /// Gives `arguments` to both, in `directory`. Both are found through the search path, so that
+    /// both see the name `qemu-img` in `argv[0]`.
     #[must_use]
     pub fn run<S: AsRef<OsStr>>(&self, directory: &Path, arguments: &[S]) -> Answers {
         let words: Vec<_> = arguments.iter().map(|a| a.as_ref().to_string_lossy()).collect();

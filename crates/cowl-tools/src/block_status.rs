@@ -1,10 +1,10 @@
 //! The runs of a disk as qemu-img reports them: present, zero, data, and in which layer.
 //!
-//! The engine's extents say how a run is mapped. Three facts are added here, because tools report them and
-//! guests do not care:
-//!   - past the end of a shorter layer nothing is stored, and the layer above it is the last one that was
-//!     asked;
-//!   - a raw file counts in whole sectors, so its last one may end in zeros that are not in the file;
+//! The engine's extents say how a run is mapped. Three facts are added here, because tools report
+//! them and guests do not care:
+//!   - past the end of a shorter layer nothing is stored, and the layer above it is the last that
+//!     was asked;
+//!   - a raw file counts in whole sectors, so its last one may end in zeros that are not in it;
 //!   - in an image with preallocated metadata, mapped clusters may lie in holes of the file.
 
 use std::collections::VecDeque;
@@ -206,7 +206,8 @@ impl<'a> BlockStatuses<'a> {
         }
         if 0 < behind {
             let run = BlockStatus { present: false, offset: None, ..run.part(cuts[1], behind) };
-            // The engine names the layer that was too short; the one above it was the last to be asked.
+            // The engine names the layer that was too short; the one above it was the last to be
+            // asked.
             self.found.push_back(BlockStatus { depth: run.depth.saturating_sub(1), ..run });
         }
     }
@@ -290,7 +291,8 @@ fn has_preallocated_metadata(layer: &Layer<FileStorage>) -> Result<bool, Error> 
     let mut used = 0;
     for cluster in 0..length.div_ceil(cluster_size) {
         let refcount = block_on(layer.refcount(HostCluster::new(cluster)));
-        // Refcounts that cannot be read are the check's business; here they only mean "do not know".
+        // Refcounts that cannot be read are the check's business; here they only mean "do not
+        // know".
         match refcount {
             Ok(0) => {}
             Ok(_) => used += 1,

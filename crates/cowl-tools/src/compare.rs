@@ -1,13 +1,14 @@
 //! Whether two disks hold the same bytes.
 //!
-//! Runs that both disks know to be zero are not read; a run that only one of them stores has to hold
-//! zeros. Where both store something the two are read at the same time, from two threads.
+//! Runs that both disks know to be zero are not read; a run that only one of them stores has to
+//! hold zeros. Where both store something the two are read at the same time, from two threads.
 
 use cowl::{Disk, Error};
 use cowl_format::ByteCount;
 
 use crate::block_status::{BlockStatus, BlockStatuses, disk_size, read_at};
 use crate::progress::Progress;
+use crate::zero::is_zero;
 
 /// Bytes read at a time; also how far apart two disks may be looked at.
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -208,12 +209,6 @@ impl Comparer<'_> {
         }
         Ok(None)
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    // Words at a time: a loop over bytes that may end early is not vectorised.
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| *word == [0; 16]) && rest.iter().all(|&byte| byte == 0)
 }
 
 fn stored_alike(runs: &[BlockStatus; 2]) -> bool {

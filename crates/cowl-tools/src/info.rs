@@ -1,6 +1,7 @@
 //! What an image says about itself, as values in the order in which qemu-img prints them.
 //!
-//! Names are text: bytes of a file name that are no UTF-8 are replaced, because JSON can hold nothing else.
+//! Names are text: bytes of a file name that are no UTF-8 are replaced, because JSON can hold
+//! nothing else.
 //!
 //! Not here: how the facts are found, see `inspect.rs`.
 

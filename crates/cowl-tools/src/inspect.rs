@@ -1,8 +1,8 @@
 //! Finding out what an image says about itself, and the images it stands on.
 //!
-//! Only headers, snapshot tables and bitmap directories are read. The chain is followed by its names, one
-//! image at a time, as far as the caller's policy allows; an image whose backing file is missing can be
-//! looked at as well as any other.
+//! Only headers, snapshot tables and bitmap directories are read. The chain is followed by its
+//! names, one image at a time, as far as the caller's policy allows; an image whose backing file is
+//! missing can be looked at as well as any other.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,22 +1,24 @@
 //! What the cowl commands do, as functions that return data and never print.
 //!
-//! One verb is one file or folder. Reports are plain values whose serde form is the JSON that scripts
-//! know from qemu-img; the fields stand in the order in which qemu-img prints them, so that the text is
-//! the same too.
+//! One verb is one file or folder. Reports are plain values whose serde form is the JSON that
+//! scripts know from qemu-img; the fields stand in the order in which qemu-img prints them, so that
+//! the text is the same too.
 #![forbid(unsafe_code)]
 
-mod block_status;
 mod check;
 mod compare;
 mod convert;
 mod create;
-mod info;
+mod dd;
 mod inspect;
-mod luks;
 mod map;
 mod measure;
-mod progress;
 mod tour;
+
+mod block_status;
+mod info;
+mod luks;
+mod progress;
 mod zero;
 
 pub use block_status::{BlockStatus, BlockStatuses, disk_size};
@@ -28,6 +30,7 @@ pub use convert::{
 };
 pub use cowl_qcow2::Preallocation;
 pub use create::{NewImage, create};
+pub use dd::{CountFrom, DdBlocks, DdRange, DdTarget, dd};
 pub use info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, KeySlotInfo, LuksInfo, NodeInfo,
     Qcow2Info, SnapshotInfo,

@@ -14,7 +14,8 @@
 //! |    168 |     40 | UUID                                  |
 //! |    208 |  8*48  | key slots                             |
 //!
-//! A key slot holds: state (4), iterations (4), salt (32), first sector of the key material (4), stripes (4).
+//! A key slot holds: state (4), iterations (4), salt (32), first sector of the key material (4),
+//! stripes (4).
 //!
 //! Not here: keys. Nothing is decrypted.
 

@@ -13,8 +13,8 @@ pub struct MapEntry {
     pub file: Option<String>,
 }
 
-/// Tells `report` every run of `length` bytes from `start` on, as far as the disk goes; neighbours that
-/// continue each other are one run.
+/// Tells `report` every run of `length` bytes from `start` on, as far as the disk goes; neighbours
+/// that continue each other are one run.
 ///
 /// There is always at least one run, which is empty when nothing of the range is on the disk.
 ///

@@ -1,16 +1,15 @@
 //! How many bytes an image file will need: arithmetic only.
 //!
-//! The answer for qcow2 has two parts: the file with every cluster allocated, and the file as the source
-//! needs it, which still counts all metadata of the first (so it is an upper bound). A source is looked
-//! at through its tables; its data is never read.
+//! The answer for qcow2 has two parts: the file with every cluster allocated, and the file as the
+//! source needs it, which still counts all metadata of the first (so it is an upper bound). A
+//! source is looked at through its tables; its data is never read.
 //!
-//! The size of refcount metadata depends on itself, because refcount blocks are counted too; it is the
-//! smallest fixed point, as QEMU computes it.
+//! The size of refcount metadata depends on itself, because refcount blocks are counted too; it is
+//! the smallest fixed point, as QEMU computes it.
 
 use cowl::{Disk, Error};
 use cowl_format::{ByteCount, Version};
-use cowl_qcow2::Preallocation;
-use cowl_qcow2::read_bitmaps;
+use cowl_qcow2::{Preallocation, read_bitmaps};
 use pollster::block_on;
 use serde::Serialize;
 
@@ -156,8 +155,8 @@ pub fn measure_image(target: MeasureTarget, disk: &Disk) -> Result<MeasureReport
     measure(target, MeasureSource::Image { size, runs, bitmaps: bitmap_shapes(disk) })
 }
 
-/// The persistent bitmaps of `disk`, broken ones included, as QEMU counts them. A directory that cannot be
-/// read holds none.
+/// The persistent bitmaps of `disk`, broken ones included, as QEMU counts them. A directory that
+/// cannot be read holds none.
 fn bitmap_shapes(disk: &Disk) -> Option<Vec<BitmapShape>> {
     let layer = disk.qcow2()?.layers().first()?;
     let header = layer.header();
@@ -237,8 +236,8 @@ impl Qcow2Target {
         self.cluster_size / if self.extended_l2 { 16 } else { 8 }
     }
 
-    /// Header, L2 and L1 tables, and the refcounts of those and of the data. The size was validated, so
-    /// nothing here comes near 64 bits.
+    /// Header, L2 and L1 tables, and the refcounts of those and of the data. The size was
+    /// validated, so nothing here comes near 64 bits.
     fn metadata_bytes(&self, virtual_size: u64) -> u64 {
         let data_clusters = virtual_size / self.cluster_size;
         let l2_tables = data_clusters.div_ceil(self.l2_entries());
@@ -307,11 +306,11 @@ fn round_up(value: u64, multiple: u64) -> Result<u64, TargetError> {
 #[cfg(test)]
 mod tests {
     use super::{
-        BitmapShape, MeasureReport, MeasureSource, MeasureTarget, Preallocation, Qcow2Target,
-        TargetError, measure,
+        BitmapShape, MeasureReport, MeasureSource, MeasureTarget, Qcow2Target, TargetError, measure,
     };
     use crate::block_status::BlockStatus;
     use cowl_format::ByteCount;
+    use cowl_qcow2::Preallocation;
 
     const DEFAULT: Qcow2Target = Qcow2Target {
         cluster_size: 65536,

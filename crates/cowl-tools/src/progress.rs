@@ -1,7 +1,7 @@
 //! How long work reports where it stands.
 //!
-//! Work announces a total once it knows it and then what it has finished since the last call; both may
-//! come from any thread. Percentages, steps and terminals are the caller's business.
+//! Work announces a total once it knows it and then what it has finished since the last call; both
+//! may come from any thread. Percentages, steps and terminals are the caller's business.
 
 use cowl_format::ByteCount;
 

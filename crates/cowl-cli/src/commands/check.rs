@@ -47,7 +47,8 @@ pub(super) const VERB: Verb = Verb {
     name: "check",
     summary: "Check that the tables of an image are sound",
     usage: "[OPTIONS] IMAGE",
-    about: "Exit codes: 0 all is well, 1 the check could not be completed, 2 the image is corrupt, 3 \
+    about: "Exit codes: 0 all is well, 1 the check could not be completed, 2 the image is corrupt, \
+            3 \
             only leaked clusters were found, 63 the format cannot be checked.",
     options: OPTIONS,
     examples: &["disk.qcow2", "--output=json disk.qcow2"],

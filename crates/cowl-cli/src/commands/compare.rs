@@ -56,8 +56,10 @@ pub(super) const VERB: Verb = Verb {
     name: "compare",
     summary: "Tell whether two images hold the same content",
     usage: "[OPTIONS] IMAGE1 IMAGE2",
-    about: "The images may have different formats and stand on different backing files; what the guest \
-            would see is compared.\nExit codes: 0 the same, 1 different, 2 an image could not be opened, \
+    about: "The images may have different formats and stand on different backing files; what the \
+            guest \
+            would see is compared.\nExit codes: 0 the same, 1 different, 2 an image could not be \
+            opened, \
             3 its tables could not be read, 4 its data could not be read.",
     options: OPTIONS,
     examples: &["disk.qcow2 disk.img", "-s -f raw -F qcow2 disk.img disk.qcow2"],

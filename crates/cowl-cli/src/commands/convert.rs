@@ -1,22 +1,35 @@
 //! `convert`: copy images into a new one, in another format or with other options.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cowl::{BlockDevice, Caching, Disk};
+use cowl_format::ByteCount;
+use cowl_storage::{Durability, Operation};
+use cowl_tools::{
+    ConvertError, ConvertOptions, ConvertReport, ExistingTarget, TargetImage, ZeroDetection,
+};
 
 use crate::cache_mode;
 use crate::commands::Verb;
-use crate::creation_options;
-use crate::failure::{Failure, Stop};
+use crate::creation_options::{self, CreationOptions};
+use crate::disk::{self, system_words};
+use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Given, Opt, Parser, Takes};
 use crate::image_name::ImageName;
+use crate::new_image;
 use crate::number;
 use crate::option::{self, Common, Flag, extension, long, short};
 use crate::option_list::{self, OptionList};
+use crate::progress::{ProgressOptions, ProgressPrinter};
 use crate::session::Session;
 use crate::snapshot_name::SnapshotName;
 
 const SECTOR_BYTES: u64 = 512;
 const SPARSE_SIZE_MAX: u64 = 16 << 20;
 const PARALLEL_MAX: u64 = 16;
+const SPARSE_SIZE_DEFAULT: u64 = 4096;
 
 /// Format names other than the short ones come in the order in which qemu-img knows them, which the
 /// message about an ambiguous abbreviation shows.
@@ -160,7 +173,8 @@ pub(super) const VERB: Verb = Verb {
     name: "convert",
     summary: "Copy an image into another format",
     usage: "[OPTIONS] SOURCE... TARGET",
-    about: "Several sources are joined one after the other. The target appears under its name when it is \
+    about: "Several sources are joined one after the other. The target appears under its name when \
+            it is \
             complete and durable; a copy that fails leaves nothing behind that looks finished.",
     options: OPTIONS,
     examples: &[
@@ -310,16 +324,210 @@ fn parse_sparse_size(text: &str) -> Result<u64, Failure> {
     let size = number::size("buffer size for sparse output", text)?;
     if size % SECTOR_BYTES != 0 || SPARSE_SIZE_MAX < size {
         return Err(Failure::usage(format!(
-            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to \
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up \
+             to \
              {SPARSE_SIZE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
         )));
     }
     Ok(size)
 }
 
-fn run(arguments: Vec<OsString>, _session: &Session) -> Result<u8, Stop> {
-    let _options = parse(arguments)?;
-    Err(option::not_available("'convert'").into())
+fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
+    let options = parse(arguments)?;
+    let caching = match options.source_cache.as_deref().map(cache_mode::parse) {
+        Some(Ok(mode)) if mode.direct => Caching::Direct,
+        _ => Caching::PageCache,
+    };
+    let open = |name: &ImageName| {
+        disk::open_cached(name, &options.common, options.snapshot.as_ref(), caching)
+    };
+    let sources: Vec<Disk> = options.sources.iter().map(open).collect::<Result<_, _>>()?;
+    let target = Target::new(&options, &sources)?;
+    let printer = ProgressPrinter::start(
+        ProgressOptions { mode: options.common.progress(), operation: "convert", step: 1.0 },
+        Arc::clone(&session.output),
+    );
+    let how = how(&options, &target)?;
+    let result = cowl_tools::convert(&sources, &target.path, &how, &printer);
+    if result.is_ok() {
+        printer.complete();
+    }
+    printer.end();
+    let report = result.map_err(|error| failure(&error, &target))?;
+    tell(&report, &options, session);
+    Ok(0)
+}
+
+fn tell(report: &ConvertReport, options: &Options, session: &Session) {
+    for part in &report.salvaged {
+        session.warn(&format!(
+            "error while reading offset {}: {} ({} bytes are zeros in the target)",
+            part.at, part.reason, part.length
+        ));
+    }
+    if let Some(digest) = report.digest {
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        // As sha256sum prints it, so that the line can be checked later.
+        let target = Path::new(&options.target).display();
+        session.output.text(&format!("{hex}  {target}\n"));
+    }
+}
+
+/// Where the copy goes.
+struct Target {
+    path: PathBuf,
+    format: String,
+    image: TargetImage,
+    has_backing: bool,
+    /// Whether it must exist already.
+    exists: bool,
+}
+
+impl Target {
+    fn new(options: &Options, sources: &[Disk]) -> Result<Self, Failure> {
+        let (path, format) = match options.target_image_opts {
+            false => {
+                let format = options.target_format.clone().unwrap_or("raw".into());
+                (PathBuf::from(&options.target), format)
+            }
+            true => {
+                let name = ImageName::parse(&options.target, None, true)?;
+                let format = name.format.clone().unwrap_or("raw".into());
+                (name.path, format)
+            }
+        };
+        if !["raw", "qcow2"].contains(&format.as_str()) {
+            return Err(Failure::usage(format!("Unknown file format '{format}'")));
+        }
+        let given = creation(options, &format).map_err(Failure::usage)?;
+        check_compression(options, &format, &given).map_err(Failure::usage)?;
+        if options.bitmaps {
+            return Err(option::not_available("copying bitmaps (--bitmaps)"));
+        }
+        let sizes = sources.iter().map(|disk| disk.size().get().next_multiple_of(SECTOR_BYTES));
+        // A size among the options is ignored: a copy is as large as what is copied.
+        let size = sizes.sum();
+        let has_backing = given.text("backing_file").is_some();
+        let image = image(&given, &format, size).map_err(|reason| {
+            let message = format!("{}: error while converting {format}: {reason}", path.display());
+            Failure::usage(message).about(&path)
+        })?;
+        Ok(Self { path, format, image, has_backing, exists: options.no_create })
+    }
+}
+
+/// The options of the new image, those with letters of their own included.
+fn creation(options: &Options, format: &str) -> Result<CreationOptions, String> {
+    let mut list = options.list.clone();
+    let given = CreationOptions::parse(format, &list)?;
+    if format != "qcow2" && options.backing.is_some() {
+        return Err(format!("Backing file not supported for file format '{format}'"));
+    }
+    if format != "qcow2" && options.backing_format.is_some() {
+        return Err(format!("Backing file format not supported for file format '{format}'"));
+    }
+    if options.backing.is_none() && options.backing_format.is_none() {
+        return check_backing(given);
+    }
+    list.set("backing_file", options.backing.as_deref());
+    list.set("backing_fmt", options.backing_format.as_deref());
+    check_backing(CreationOptions::parse(format, &list)?)
+}
+
+fn check_backing(given: CreationOptions) -> Result<CreationOptions, String> {
+    match (given.text("backing_file"), given.text("backing_fmt")) {
+        (Some(_), None) => Err("Use of backing file requires explicit backing format".into()),
+        _ => Ok(given),
+    }
+}
+
+fn check_compression(
+    options: &Options,
+    format: &str,
+    given: &CreationOptions,
+) -> Result<(), &'static str> {
+    if !options.compress {
+        return Ok(());
+    }
+    if format != "qcow2" {
+        return Err("Compression not supported for this file format");
+    }
+    if given.switch("encryption") == Some(true) || given.text("encrypt.format").is_some() {
+        return Err("Compression and encryption not supported at the same time");
+    }
+    match given.text("preallocation") {
+        None | Some("off") => Ok(()),
+        Some(_) => Err("Compression and preallocation not supported at the same time"),
+    }
+}
+
+fn image(given: &CreationOptions, format: &str, size: u64) -> Result<TargetImage, String> {
+    let preallocation = new_image::preallocation(given, format)?;
+    if format == "raw" {
+        return Ok(TargetImage::Raw { preallocation });
+    }
+    let create = new_image::qcow2(given, size)?;
+    if create.backing.is_none() && create.backing_format.is_some() {
+        return Err("Backing format cannot be used without backing file".into());
+    }
+    Ok(TargetImage::Qcow2 { create: Box::new(create), preallocation })
+}
+
+fn how(options: &Options, target: &Target) -> Result<ConvertOptions, Failure> {
+    let cache = options.target_cache.as_deref().map(cache_mode::parse).and_then(Result::ok);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let asked = options.parallel.and_then(|count| usize::try_from(count).ok());
+    Ok(ConvertOptions {
+        target: target.image.clone(),
+        existing: match (options.no_create, options.target_is_zero) {
+            (false, _) => ExistingTarget::Replace,
+            (true, false) => ExistingTarget::Overwrite,
+            (true, true) => ExistingTarget::OverwriteZeroed,
+        },
+        compress: options.compress,
+        only_top_layer: target.has_backing,
+        zeros: match options.sparse_size.unwrap_or(SPARSE_SIZE_DEFAULT) {
+            0 => ZeroDetection::Off,
+            size => ZeroDetection::Runs(ByteCount::new(size)),
+        },
+        threads: asked.unwrap_or(cores),
+        rate_max: options.rate.filter(|rate| *rate != 0),
+        salvage: options.salvage,
+        copy_range: options.copy_range,
+        caching: match cache {
+            Some(mode) if mode.direct => Caching::Direct,
+            _ => Caching::PageCache,
+        },
+        durability: match cache {
+            Some(mode) if mode.unsafe_flush => Durability::Unsafe,
+            _ => Durability::Durable,
+        },
+        verify: options.verify,
+        digest: options.digest,
+    })
+}
+
+fn failure(error: &ConvertError, target: &Target) -> Failure {
+    let path = target.path.display();
+    let converting =
+        |reason: String| format!("{path}: error while converting {}: {reason}", target.format);
+    let message = match error {
+        ConvertError::Read { at, source } => {
+            format!("error while reading at byte {at}: {}", disk::words(source))
+        }
+        ConvertError::Target(error) if target.exists && error.operation == Operation::Open => {
+            let reason = system_words(&error.source);
+            format!("Could not open '{path}': Could not open '{path}': {reason}")
+        }
+        ConvertError::Target(error) => converting(new_image::storage_words(error, &target.path)),
+        ConvertError::Create(error) => converting(new_image::words(error, &target.path)),
+        ConvertError::TargetTooSmall { .. } => "output file is smaller than input file".into(),
+        ConvertError::Existing(error) => {
+            format!("Could not open '{path}': {}", disk::words(error))
+        }
+        other => converting(other.to_string()),
+    };
+    Failure::new(Kind::Io, message).about(&target.path)
 }
 
 #[cfg(test)]

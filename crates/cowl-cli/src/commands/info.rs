@@ -38,7 +38,8 @@ pub(super) const VERB: Verb = Verb {
     summary: "Show what an image says about itself",
     usage: "[OPTIONS] IMAGE",
     about: "Prints the format, the size of the disk and of the file, the backing file, internal \
-            snapshots and bitmaps. Only the image's own tables are read, and no other file is opened \
+            snapshots and bitmaps. Only the image's own tables are read, and no other file is \
+            opened \
             unless --backing-chain is given.",
     options: OPTIONS,
     examples: &["disk.qcow2", "--output=json --backing-chain overlay.qcow2"],
@@ -157,7 +158,8 @@ fn backing(info: &ImageInfo) -> String {
 
 fn node(info: &NodeInfo) -> String {
     let mut text = format!(
-        "    filename: {}\n    protocol type: {}\n    file length: {} ({} bytes)\n    disk size: {}\n",
+        "    filename: {}\n    protocol type: {}\n    file length: {} ({} bytes)\n    disk size: \
+         {}\n",
         info.filename,
         info.format,
         text::size(info.virtual_size),
@@ -325,8 +327,12 @@ mod tests {
     #[test]
     fn nested_facts_are_printed_as_a_tree() {
         let value = json!({"refcount-bits": 16, "bitmaps": [{"flags": [], "name": "b"}]});
-        let expected = "    refcount bits: 16\n    bitmaps:\n        [0]:\n            flags:\n            \
-                        name: b\n";
+        let expected = "    refcount bits: 16
+    bitmaps:
+        [0]:
+            flags:
+            name: b
+";
         assert_eq!(tree(&value, 1), expected);
     }
 

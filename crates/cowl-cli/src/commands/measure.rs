@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 
 use cowl_format::ByteCount;
+use cowl_qcow2::Preallocation;
 use cowl_tools::{
-    BlockStatus, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Preallocation,
-    Qcow2Target, TargetError,
+    BlockStatus, MeasureError, MeasureReport, MeasureSource, MeasureTarget, Qcow2Target,
+    TargetError,
 };
 
 use crate::commands::Verb;
@@ -63,7 +64,8 @@ pub(super) const VERB: Verb = Verb {
     name: "measure",
     summary: "Calculate the size of a new image",
     usage: "[OPTIONS] (--size SIZE | IMAGE)",
-    about: "The required size holds what the source has now; the fully allocated size holds everything a \
+    about: "The required size holds what the source has now; the fully allocated size holds \
+            everything a \
             guest can ever write.",
     options: OPTIONS,
     examples: &["-O qcow2 --size 100G", "-O qcow2 -o cluster_size=2M disk.img"],

@@ -1,9 +1,13 @@
 //! `tour`: everything at work in a temporary folder, with each command shown.
 
 use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use cowl_tools::{Tour, TourStep};
 
 use crate::commands::Verb;
-use crate::failure::{Failure, Stop};
+use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Opt, Parser};
 use crate::option::{self, Common, Flag};
 use crate::session::Session;
@@ -36,7 +40,42 @@ fn parse(arguments: Vec<OsString>) -> Result<Common, Stop> {
     }
 }
 
-fn run(arguments: Vec<OsString>, _session: &Session) -> Result<u8, Stop> {
+fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     parse(arguments)?;
-    Err(option::not_available("'tour'").into())
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Kind::Io, format!("tour: {error}"));
+    let program = std::env::current_exe().map_err(|error| failed(&error))?;
+    let tour = Tour::prepare(&program).map_err(|error| failed(&error))?;
+    for step in tour.steps() {
+        show(step, &program, tour.folder(), session)?;
+    }
+    let files = tour.stored_files().map_err(|error| failed(&error))?;
+    session.output.text("\n# The files, read through the compressed image:\n");
+    for file in &files {
+        let verdict = if file.intact { "intact" } else { "DIFFERENT" };
+        session.output.text(&format!("{:>10} bytes  {:<16} {verdict}\n", file.bytes, file.name));
+    }
+    if files.iter().any(|file| !file.intact) {
+        return Err(failed(&"a file is not what was put in").into());
+    }
+    let name = &session.program;
+    session.output.text(&format!(
+        "\nThe folder is gone again. '{name} --help' lists the commands, and '{name} COMMAND \
+         --help' \
+         explains one.\n"
+    ));
+    Ok(0)
+}
+
+/// Runs one command as the user would, and shows it with what it prints.
+fn show(step: &TourStep, program: &Path, folder: &Path, session: &Session) -> Result<(), Failure> {
+    let words = step.arguments.join(" ");
+    session.output.text_now(&format!("\n# {}\n$ {} {words}\n", step.title, session.program));
+    let output = Command::new(program).args(step.arguments).current_dir(folder).output();
+    let output = output.map_err(|error| Failure::new(Kind::Io, format!("tour: {error}")))?;
+    session.output.text_now(&String::from_utf8_lossy(&output.stdout));
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::new(Kind::Io, format!("tour: '{words}' failed: {}", reason.trim_end())))
 }

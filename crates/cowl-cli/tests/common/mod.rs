@@ -33,7 +33,8 @@ impl Bench {
         self.both.run(&self.set.directory, arguments)
     }
 
-    /// Calls `ask` for each fixture that `selected` takes and fails with every difference it returns.
+    /// Calls `ask` for each fixture that `selected` takes and fails with every difference it
+    /// returns.
     pub(crate) fn for_each(
         &self,
         selected: impl Fn(&Fixture) -> bool,
