@@ -11,6 +11,7 @@ mod failure;
 mod getopt;
 mod help;
 mod image_name;
+mod interrupt;
 mod json;
 mod new_image;
 mod number;
@@ -43,6 +44,7 @@ const OPTIONS: &[Opt<Flag>] = &[
 ];
 
 fn main() -> ExitCode {
+    interrupt::watch();
     let mut arguments = std::env::args_os();
     let argv0 = arguments.next();
     let arguments: Vec<OsString> = arguments.collect();

@@ -28,7 +28,7 @@ pub use layers::{
 pub use lock::{LockConflict, LockHolder, LockMode, Permission};
 pub use memory::MemoryStorage;
 pub use purpose::Purpose;
-pub use replacement::{Durability, Replacement};
+pub use replacement::{Durability, Replacement, remove_unfinished};
 pub use storage::{
     Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };

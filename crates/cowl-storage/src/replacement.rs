@@ -4,11 +4,12 @@
 //! it durable, renames it, and makes the name durable. Dropped before that, or killed, nothing
 //! stands under the target's name that was not there before.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tempfile::TempPath;
 
@@ -17,10 +18,43 @@ use crate::{
     Storage, StorageError,
 };
 
+/// Temporary names in use by this process, for whoever has to end it in the middle.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Removes every file that has not been committed: for a process that was told to end.
+///
+/// Removes from now on: a commit that meets this waits, and fails when its file is gone.
+pub fn remove_unfinished() {
+    let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in unfinished.iter() {
+        // Gone already is as good; nobody is left to tell about anything else.
+        fs::remove_file(path).ok();
+    }
+}
+
+/// A name in [`UNFINISHED`] for as long as this lives.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(path: &Path) -> Self {
+        let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        unfinished.insert(path.to_owned());
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
 /// A file under a temporary name.
 pub struct Replacement {
     file: Arc<FileStorage>,
     temporary: TempPath,
+    // Behind `temporary`, so that the file is gone before its name is forgotten.
+    unfinished: Unfinished,
     target: PathBuf,
     // Holds QEMU's locks on the file that will be replaced, so that nobody loses an image in use.
     existing: Option<FileStorage>,
@@ -46,7 +80,7 @@ impl Replacement {
         let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
         let existing = match fs::metadata(&real) {
             Ok(_) => Some(FileStorage::open(
-                &real,
+                target,
                 FileOptions { lock: LockMode::Create, ..FileOptions::read_write() },
             )?),
             Err(_) => None,
@@ -72,7 +106,8 @@ impl Replacement {
         if let Some(mode) = existing.as_ref().and_then(|_| fs::metadata(&real).ok()) {
             fs::set_permissions(&temporary, mode.permissions()).map_err(failed)?;
         }
-        Ok(Self { file: Arc::new(file), temporary, target: real, existing })
+        let unfinished = Unfinished::new(&temporary);
+        Ok(Self { file: Arc::new(file), temporary, unfinished, target: real, existing })
     }
 
     /// The file.
@@ -95,6 +130,7 @@ impl Replacement {
         }
         let target = self.target;
         self.temporary.persist(&target).map_err(|error| open_error(&target, error.error))?;
+        drop(self.unfinished);
         drop(self.existing);
         if durable {
             let folder = match target.parent() {
@@ -162,6 +198,19 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn unfinished_files_can_be_removed_when_the_process_has_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        let replacement = Replacement::create(&target, Caching::PageCache).unwrap();
+        let unfinished = replacement.temporary_path().to_owned();
+        assert!(super::UNFINISHED.lock().unwrap().contains(&unfinished));
+        fs::remove_file(&unfinished).unwrap();
+        assert!(pollster::block_on(replacement.commit(Durability::Unsafe)).is_err());
+        assert!(!super::UNFINISHED.lock().unwrap().contains(&unfinished));
+        assert!(!target.exists());
     }
 
     #[test]
