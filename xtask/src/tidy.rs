@@ -41,10 +41,11 @@ const EDGES: &[(&str, &[&str])] = &[
         &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl", "cowl-tools"],
     ),
     ("cowl-testkit", &["cowl-format"]),
+    ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
 ];
 
 /// Crates that only tests may use, so an edge to them counts only outside dev-dependencies.
-const DEV_ONLY: &[&str] = &["cowl-testkit"];
+const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies"];
 
 pub(crate) fn run() -> Result<(), String> {
     say("\n== tidy\n");

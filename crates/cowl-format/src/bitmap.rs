@@ -124,12 +124,14 @@ impl BitmapDirectory {
     /// Decodes a directory of exactly `count` entries that fills `bytes`.
     pub fn decode(bytes: &[u8], count: u32, geometry: Geometry) -> Result<Self, Corruption> {
         let mut entries: Vec<BitmapDirectoryEntry> = Vec::new();
+        // A directory may have 65535 entries: comparing each with each would take minutes.
+        let mut names = std::collections::BTreeSet::new();
         let mut at = 0;
         for bitmap in 0..count {
             let fault = |reason| Corruption::BitmapDirectory { bitmap, reason };
             let rest = bytes.get(at..).ok_or(fault("the directory ends before it"))?;
             let (entry, length) = BitmapDirectoryEntry::decode(rest, bitmap, geometry)?;
-            if entries.iter().any(|other| other.name == entry.name) {
+            if !names.insert(entry.name.clone()) {
                 return Err(fault("its name appears twice"));
             }
             entries.push(entry);

@@ -22,6 +22,7 @@ use crate::limits::{SNAPSHOT_EXTRA_BYTES_MAX, SNAPSHOT_TABLE_BYTES_MAX};
 use crate::{ByteCount, Corruption, HostOffset};
 
 const FIXED_LEN: usize = 40;
+const EXTRA_VM_STATE_LEN: usize = 8;
 const EXTRA_KNOWN_LEN: usize = 24;
 
 /// One internal snapshot.
@@ -157,8 +158,9 @@ impl Snapshot {
 
     fn encode(&self, bytes: &mut Vec<u8>) {
         let start = bytes.len();
-        let extra_len = EXTRA_KNOWN_LEN + self.unknown_extra.len();
+        let extra_len = self.extra_len();
         let length16 = |length: usize| u16::try_from(length).expect("names are at most 64 KiB");
+        let known_end = start + FIXED_LEN + extra_len.min(EXTRA_KNOWN_LEN);
         bytes.resize(start + FIXED_LEN + EXTRA_KNOWN_LEN, 0);
         let record = &mut bytes[start..];
         put64(record, 0, self.l1_offset);
@@ -173,9 +175,20 @@ impl Snapshot {
         put64(record, 40, self.vm_state_size);
         put64(record, 48, self.disk_size.map_or(0, ByteCount::get));
         put64(record, 56, self.instruction_count.unwrap_or(u64::MAX));
+        bytes.truncate(known_end);
         bytes.extend(&self.unknown_extra);
         bytes.extend(&self.id);
         bytes.extend(&self.name);
+    }
+
+    /// Bytes of extra data. Without a disk size only the machine state's size is stored: a zero
+    /// would say that the disk was empty then.
+    fn extra_len(&self) -> usize {
+        let has_more = self.instruction_count.is_some() || !self.unknown_extra.is_empty();
+        match self.disk_size {
+            None if !has_more => EXTRA_VM_STATE_LEN,
+            _ => EXTRA_KNOWN_LEN + self.unknown_extra.len(),
+        }
     }
 
     /// Start of the L1 table, when it could be one.
@@ -227,6 +240,13 @@ mod tests {
     fn tables_round_trip_with_unknown_extra_data() {
         let table = table();
         assert_eq!(SnapshotTable::decode(&table.encode(), 2, true), Ok(table));
+    }
+
+    #[test]
+    fn a_snapshot_that_does_not_know_its_disk_size_stays_so() {
+        let old = Snapshot { disk_size: None, unknown_extra: Vec::new(), ..sample("old") };
+        let bytes = SnapshotTable { snapshots: vec![old.clone()], ..table() }.encode();
+        assert_eq!(SnapshotTable::decode(&bytes, 1, true).unwrap().snapshots, [old]);
     }
 
     #[test]

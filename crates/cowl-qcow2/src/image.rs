@@ -97,13 +97,16 @@ impl<S: Storage> Image<S> {
     }
 
     /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue
-    /// each other merged.
+    /// each other merged. May stop early, but never before the first extent.
     pub async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, Error> {
         self.check_range(at, length)?;
         let end = at + length;
         let mut extents: Vec<Extent> = Vec::new();
         let mut next = at;
-        while next < end && extents.len() < EXTENTS_MAX {
+        for _ in 0..LOOKUPS_MAX {
+            if end <= next || EXTENTS_MAX <= extents.len() {
+                break;
+            }
             let found = self.find(next, end.since(next)).await?;
             let extent = Extent {
                 start: next,
@@ -142,6 +145,10 @@ impl<S: Storage> Image<S> {
 
 /// Extents of one answer: bounds its memory; the caller asks again from where it ends.
 const EXTENTS_MAX: usize = 16_384;
+
+/// Lookups for one answer: a slice of a table at most each. A disk of petabytes whose every table
+/// is the same one would otherwise keep a single call busy for hours.
+const LOOKUPS_MAX: usize = 65_536;
 
 /// As much of `at..at + length` as lies below `size`; `None` when nothing does.
 fn inside(size: ByteCount, at: GuestOffset, length: ByteCount) -> Option<ByteCount> {

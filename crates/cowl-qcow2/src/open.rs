@@ -98,6 +98,14 @@ pub async fn read_bitmaps<S: Storage>(file: &S, header: &Header) -> Result<Bitma
         Some(Err(corruption)) => return Err(corrupt(file, corruption.clone())),
         Some(Ok(extension)) => extension,
     };
+    // A stranger's header must not make us allocate what the file does not hold.
+    let file_length = file.len().await?;
+    let end = extension.directory_offset + extension.directory_size;
+    if file_length < end.since(HostOffset::ZERO) {
+        let at = extension.directory_offset;
+        let fault = Corruption::PastEndOfFile { what: "bitmap directory", at, file: file_length };
+        return Err(corrupt(file, fault));
+    }
     let buffer = IoBuffer::zeroed(extension.directory_size.as_usize());
     let (result, buffer) = file.read(extension.directory_offset, buffer, Purpose::Bitmap).await;
     result?;
@@ -151,6 +159,9 @@ impl<S: Storage> Layer<S> {
             return Err(Error::DataFileNeeded { path: path(), name });
         }
         header.check_overlap().map_err(|corruption| corrupt(file.as_ref(), corruption))?;
+        if header.refcount_table_clusters == 0 {
+            return Err(corrupt(file.as_ref(), Corruption::NoRefcountTable));
+        }
         let view = match &options.snapshot {
             None => View {
                 l1_offset: header.l1_offset,

@@ -45,6 +45,7 @@ pub(crate) fn refcount_blocks<S: Storage>(check: &Check<'_, S>, findings: &mut F
 
 /// Compares each cluster. Returns the end of the last one in use, in bytes.
 pub(crate) fn clusters<S: Storage>(check: &Check<'_, S>, findings: &mut Findings) -> u64 {
+    check.references.report_lost(findings);
     let mut highest = 0;
     let end = check.references.end();
     let unknown = check.recorded.has_unknown();

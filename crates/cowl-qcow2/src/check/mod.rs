@@ -5,12 +5,14 @@
 //!   both            -> leaks and corruptions                           (`compare`)
 //!
 //! Each table is read once, however many snapshots share it, and L2 tables are scanned in parallel
-//! through the embedder's [`Offload`]. Memory is two bytes for each host cluster, touched only
-//! where the file has something, plus the tables in flight; the report says how much it was.
+//! through the embedder's [`Offload`]. All tables together cost at most a few times the file
+//! (`budget`). Memory is two bytes for each host cluster, touched only where the file has
+//! something, plus the tables in flight; the report says how much it was.
 //!
 //! What is counted, and as what, is what `qemu-img check` counts.
 
 mod bitmaps;
+mod budget;
 mod compare;
 mod owners;
 mod recorded;
@@ -26,6 +28,7 @@ use cowl_storage::Storage;
 pub(crate) use recorded::read_refcount_table_entry;
 pub use report::{CheckProgress, CheckReport, Finding, FindingKind};
 
+use crate::check::budget::Budget;
 use crate::check::recorded::Recorded;
 use crate::check::references::References;
 use crate::check::report::Findings;
@@ -43,6 +46,7 @@ pub(crate) struct Check<'a, S> {
     file: &'a S,
     header: &'a Header,
     file_length: u64,
+    budget: Budget,
     recorded: Arc<Recorded>,
     references: Arc<References>,
     offload: Option<Arc<dyn Offload>>,
@@ -51,6 +55,18 @@ pub(crate) struct Check<'a, S> {
 impl<S> Check<'_, S> {
     fn geometry(&self) -> Geometry {
         self.header.geometry
+    }
+
+    /// Whether `bytes` of one more table at `at` may be read; reports it when not.
+    fn may_read(&self, at: u64, bytes: u64, findings: &mut Findings) -> bool {
+        let present = bytes.min(self.file_length.saturating_sub(at));
+        let may = self.budget.take(present);
+        if !may {
+            findings.check_error(|| {
+                format!("ERROR: table at {at:#x} is not checked: too many tables overlap")
+            });
+        }
+        may
     }
 }
 
@@ -76,6 +92,7 @@ pub async fn check<S: Storage>(
         file,
         header,
         file_length,
+        budget: Budget::new(file_length),
         recorded: Arc::new(recorded),
         references: Arc::new(references),
         offload,

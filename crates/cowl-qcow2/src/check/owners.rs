@@ -114,6 +114,9 @@ async fn count_snapshots<S: Storage>(
             }
         };
         let bytes = u64::from(snapshot.l1_entries) * 8;
+        if !check.may_read(at.get(), bytes, findings) {
+            continue;
+        }
         check.references.add(at.get(), bytes, 1, findings);
         let l1 = read_l1(check.file, at, snapshot.l1_entries, Purpose::Snapshot).await?;
         for entry in &l1 {
@@ -136,7 +139,15 @@ async fn scan_tables<S: Storage>(
     progress: &dyn CheckProgress,
 ) -> Result<(), Error> {
     let total = tables.len() as u64;
-    let scans = stream::iter(tables).map(|(offset, uses)| scan_table(check, offset, uses));
+    let cluster = check.geometry().cluster_size();
+    let scans = stream::iter(tables).map(|(offset, uses)| {
+        let mut refused = TableScan::default();
+        // Past the end of the file there is nothing to read, and the reference was counted as
+        // corruption.
+        let may_read =
+            offset < check.file_length && check.may_read(offset, cluster, &mut refused.findings);
+        async move { if may_read { scan_table(check, offset, uses).await } else { Ok(refused) } }
+    });
     // In order, so that the report does not depend on timing.
     let mut scans = scans.buffered(TABLES_IN_FLIGHT);
     let mut done = 0;
@@ -159,11 +170,6 @@ async fn scan_table<S: Storage>(
     uses: TableUse,
 ) -> Result<TableScan, Error> {
     let length = check.geometry().cluster_len();
-    // Past the end of the file there is nothing to read, and the reference was counted as
-    // corruption.
-    if check.file_length <= offset {
-        return Ok(TableScan::default());
-    }
     let (result, buffer) =
         check.file.read(HostOffset::new(offset), IoBuffer::zeroed(length), Purpose::L2Table).await;
     if let Err(error) = result {

@@ -1,13 +1,16 @@
 //! What the refcount blocks say about each host cluster.
 //!
-//! One byte for each cluster, larger numbers aside, as in `references.rs`. A block that cannot be
-//! read or found leaves its clusters unknown.
+//! One byte for each cluster. A block with larger numbers is kept whole, once for all entries of
+//! the table that name it: a sparse file of terabytes whose entries all name one block of large
+//! numbers must not cost more memory than the block. A block that cannot be read or found leaves
+//! its clusters unknown.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use cowl_format::{
-    ByteCount, Header, HostOffset, RefcountBlock, RefcountBlockIndex, RefcountTableEntry,
-    RefcountTableIndex,
+    ByteCount, Geometry, Header, HostCluster, HostOffset, RefcountBlock, RefcountBlockIndex,
+    RefcountTableEntry, RefcountTableIndex,
 };
 use cowl_storage::{IoBuffer, Purpose, Storage, StorageError};
 use rustc_hash::FxBuildHasher;
@@ -17,10 +20,18 @@ use crate::check::report::Findings;
 
 const LARGE: u8 = 255;
 
+type Block = Arc<RefcountBlock<IoBuffer>>;
+
+/// The blocks that are kept, by place and length: the last one is read only in part.
+type Kept = HashMap<(HostOffset, usize), Block, FxBuildHasher>;
+
 /// Refcounts of all host clusters, and the refcount table.
 pub(crate) struct Recorded {
     counts: Vec<u8>,
-    large: HashMap<u64, u64, FxBuildHasher>,
+    /// Blocks with larger numbers, by index in the table.
+    large: HashMap<u32, Block, FxBuildHasher>,
+    large_bytes: usize,
+    geometry: Geometry,
     /// Cluster ranges whose refcount cannot be known, in order.
     unknown: Vec<(u64, u64)>,
     pub(crate) table: Vec<RefcountTableEntry>,
@@ -47,30 +58,41 @@ impl Recorded {
         host_clusters: u64,
         findings: &mut Findings,
     ) -> Result<Self, Error> {
-        let buffer = IoBuffer::zeroed(header.refcount_table_bytes().as_usize());
         let at = header.refcount_table_offset;
+        // The part past the end of the file names no block, and costs no memory.
+        let present = file.len().await?.get().saturating_sub(at.get()).next_multiple_of(8);
+        let bytes = header.refcount_table_bytes().get().min(present);
+        let buffer = IoBuffer::zeroed(ByteCount::new(bytes).as_usize());
         let (result, buffer) = file.read(at, buffer, Purpose::RefcountTable).await;
         result?;
         let mut table: Vec<_> = buffer.chunks_exact(8).map(table_entry).collect();
         let used = table.iter().rposition(|entry| entry.raw() != 0).map_or(0, |last| last + 1);
         table.truncate(used);
         let length = usize::try_from(host_clusters + 1).expect("limited");
-        let mut recorded =
-            Self { counts: vec![0; length], large: HashMap::default(), unknown: Vec::new(), table };
+        let mut recorded = Self {
+            counts: vec![0; length],
+            large: HashMap::default(),
+            large_bytes: 0,
+            geometry: header.geometry,
+            unknown: Vec::new(),
+            table,
+        };
+        let mut kept = Kept::default();
         for index in 0..recorded.table.len() {
-            recorded.read_block(file, header, index, findings).await?;
+            recorded.read_block(file, index, &mut kept, findings).await?;
         }
+        recorded.large_bytes = kept.keys().map(|(_, length)| length).sum();
         Ok(recorded)
     }
 
     async fn read_block<S: Storage>(
         &mut self,
         file: &S,
-        header: &Header,
         index: usize,
+        kept: &mut Kept,
         findings: &mut Findings,
     ) -> Result<(), Error> {
-        let geometry = header.geometry;
+        let geometry = self.geometry;
         let table_index = u32::try_from(index).expect("the table has at most 2^20 entries");
         let start = geometry.refcount_block_start(RefcountTableIndex::new(table_index)).get();
         if self.counts.len() as u64 <= start {
@@ -81,7 +103,7 @@ impl Recorded {
             Ok(Some(block)) => block,
             Ok(None) => return Ok(()),
             Err(_) => {
-                self.forget(start, end);
+                self.unknown.push((start, end));
                 return Ok(());
             }
         };
@@ -92,22 +114,20 @@ impl Recorded {
         let (result, buffer) = file.read(block, buffer, Purpose::RefcountBlock).await;
         if let Err(error) = result {
             findings.check_error(|| format!("ERROR: {error}"));
-            self.forget(start, end);
+            self.unknown.push((start, end));
             return Ok(());
         }
-        self.store(&RefcountBlock::new(buffer, geometry), start, end);
+        let counts = RefcountBlock::new(buffer, geometry);
+        if self.store(&counts, start, end) {
+            let whole = kept.entry((block, length)).or_insert_with(|| Arc::new(counts));
+            self.large.insert(table_index, Arc::clone(whole));
+        }
         Ok(())
     }
 
-    /// Notes that the refcounts of a range cannot be known. Ranges come in order.
-    fn forget(&mut self, start: u64, end: u64) {
-        match self.unknown.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ => self.unknown.push((start, end)),
-        }
-    }
-
-    fn store(&mut self, block: &RefcountBlock<IoBuffer>, start: u64, end: u64) {
+    /// Whether some number is too large for its byte.
+    fn store(&mut self, block: &RefcountBlock<IoBuffer>, start: u64, end: u64) -> bool {
+        let mut has_large = false;
         let first = usize::try_from(start).expect("limited");
         let length = usize::try_from(end - start).expect("limited");
         let counts = &mut self.counts[first..first + length];
@@ -118,14 +138,13 @@ impl Recorded {
                 continue;
             }
             *count = u8::try_from(value).unwrap_or(LARGE);
-            if *count == LARGE {
-                self.large.insert(start + u64::from(index), value);
-            }
+            has_large |= *count == LARGE;
         }
+        has_large
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        (self.counts.len() + self.table.len() * 8 + self.large.capacity() * 16) as u64
+        (self.counts.len() + self.table.len() * 8 + self.large_bytes) as u64
     }
 
     /// The low numbers, one byte each, for comparing many at once; 255 stands for more.
@@ -135,17 +154,23 @@ impl Recorded {
 
     /// The refcount of a cluster; `None` when it cannot be known.
     pub(crate) fn get(&self, cluster: u64) -> Option<u64> {
+        // As many ranges as the file has broken blocks: a walk for each cluster would be quadratic.
         let behind = self.unknown.partition_point(|&(start, _)| start <= cluster);
-        if 0 < behind && cluster < self.unknown[behind - 1].1 {
+        if self.unknown[..behind].last().is_some_and(|&(_, end)| cluster < end) {
             return None;
         }
         if self.counts.len() as u64 <= cluster {
             return Some(0);
         }
         Some(match self.small(cluster) {
-            LARGE => self.large.get(&cluster).copied().unwrap_or(u64::from(LARGE)),
+            LARGE => self.large_count(HostCluster::new(cluster)),
             count => u64::from(count),
         })
+    }
+
+    fn large_count(&self, cluster: HostCluster) -> u64 {
+        let index = self.geometry.refcount_table_index(cluster).expect("the table has its block");
+        self.large[&index.get()].get(self.geometry.refcount_block_index(cluster))
     }
 
     pub(crate) fn has_unknown(&self) -> bool {

@@ -115,8 +115,8 @@ impl CheckReport {
 }
 
 /// Findings as they come: counted all, listed up to the limit.
-#[derive(Default)]
 pub(crate) struct Findings {
+    list_max: usize,
     pub(crate) corruptions: u64,
     pub(crate) leaks: u64,
     pub(crate) check_errors: u64,
@@ -124,7 +124,25 @@ pub(crate) struct Findings {
     not_listed: u64,
 }
 
+impl Default for Findings {
+    fn default() -> Self {
+        Self::listing(CheckReport::FINDINGS_MAX)
+    }
+}
+
 impl Findings {
+    /// None yet; at most `list_max` will be listed.
+    pub(crate) fn listing(list_max: usize) -> Self {
+        Self {
+            list_max,
+            corruptions: 0,
+            leaks: 0,
+            check_errors: 0,
+            list: Vec::new(),
+            not_listed: 0,
+        }
+    }
+
     /// Counts a finding `times` times and lists it once.
     pub(crate) fn add(&mut self, kind: FindingKind, times: u64, text: impl FnOnce() -> String) {
         match kind {
@@ -135,7 +153,7 @@ impl Findings {
         if times == 0 {
             return;
         }
-        match self.list.len() < CheckReport::FINDINGS_MAX {
+        match self.list.len() < self.list_max {
             true => self.list.push(Finding { kind, text: text() }),
             false => self.not_listed += 1,
         }
@@ -154,7 +172,7 @@ impl Findings {
         self.leaks += other.leaks;
         self.check_errors += other.check_errors;
         self.not_listed += other.not_listed;
-        let room = CheckReport::FINDINGS_MAX - self.list.len();
+        let room = self.list_max - self.list.len();
         self.not_listed += other.list.len().saturating_sub(room) as u64;
         other.list.truncate(room);
         self.list.append(&mut other.list);

@@ -2,9 +2,10 @@
 
 use cowl_format::{CompressedDescriptor, Geometry, L2Entry, Version};
 
+use crate::check::TABLES_IN_FLIGHT;
 use crate::check::recorded::Recorded;
 use crate::check::references::References;
-use crate::check::report::Findings;
+use crate::check::report::{CheckReport, Findings};
 
 /// How many L1 entries name a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,8 +16,11 @@ pub(crate) struct TableUse {
     pub(crate) inactive: u64,
 }
 
+/// Findings of one table that are listed, in each of its two lists. Tables are scanned many at a
+/// time, and one of 2 MiB can have half a million findings.
+const FINDINGS_MAX: usize = CheckReport::FINDINGS_MAX / TABLES_IN_FLIGHT;
+
 /// What a scan found.
-#[derive(Default)]
 pub(crate) struct TableScan {
     pub(crate) allocated: u64,
     pub(crate) fragmented: u64,
@@ -36,6 +40,19 @@ pub(crate) struct Scan<'a> {
     recorded: &'a Recorded,
     /// Where the next data cluster lies if the file is not fragmented; 0 before the first one.
     next_contiguous: u64,
+}
+
+impl Default for TableScan {
+    fn default() -> Self {
+        let findings = || Findings::listing(FINDINGS_MAX);
+        Self {
+            allocated: 0,
+            fragmented: 0,
+            compressed: 0,
+            findings: findings(),
+            copied: findings(),
+        }
+    }
 }
 
 impl TableScan {

@@ -176,20 +176,18 @@ impl<S: Storage> Builder<S> {
         assert!(self.files.data.is_none());
         let geometry = self.geometry();
         let lengths: Vec<usize> = clusters.iter().map(|cluster| cluster.stream.len()).collect();
-        // Two writers must not share a block that the driver can only write whole.
-        let align = u64::from(self.files.image.capabilities().io_alignment);
-        let places = self.space().streams(&lengths, align);
+        let places = self.space().streams(&lengths);
         let mut stretch: Vec<u8> = Vec::new();
         let mut start = places.first().copied().unwrap_or(HostOffset::ZERO);
         for (cluster, &at) in clusters.iter().zip(&places) {
             if start + ByteCount::from_usize(stretch.len()) != at {
-                self.write_streams(start, &stretch, align).await?;
+                self.write_streams(start, &stretch).await?;
                 stretch.clear();
                 start = at;
             }
             stretch.extend(cluster.stream);
         }
-        self.write_streams(start, &stretch, align).await?;
+        self.write_streams(start, &stretch).await?;
         for (cluster, &at) in clusters.iter().zip(&places) {
             let length = ByteCount::from_usize(cluster.stream.len());
             let descriptor = CompressedDescriptor::new(at, length, geometry)
@@ -199,18 +197,11 @@ impl<S: Storage> Builder<S> {
         Ok(())
     }
 
-    async fn write_streams(
-        &self,
-        at: HostOffset,
-        bytes: &[u8],
-        align: u64,
-    ) -> Result<(), CreateError> {
+    async fn write_streams(&self, at: HostOffset, bytes: &[u8]) -> Result<(), CreateError> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let length = ByteCount::new((bytes.len() as u64).next_multiple_of(align)).as_usize();
-        let mut buffer = IoBuffer::zeroed(length);
-        buffer[..bytes.len()].copy_from_slice(bytes);
+        let buffer = IoBuffer::from_slice(bytes);
         let (result, _) = self.files.image.write(at, buffer, Purpose::CompressedData).await;
         Ok(result?)
     }

@@ -17,8 +17,8 @@ pub(super) struct Table {
 
 /// Where the blocks and the table go.
 ///
-/// A table of one cluster, nearly every one, takes the `spare` cluster at the front of the file. A larger
-/// one goes to the end, and the spare cluster becomes refcount block 1.
+/// A table of one cluster, nearly every one, takes the `spare` cluster at the front of the file. A
+/// larger one goes to the end, and the spare cluster becomes refcount block 1.
 struct Plan {
     spare: HostCluster,
     first_block: HostCluster,
@@ -27,8 +27,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// The plan for a file of `used` clusters, the spare and block 0 included: the smallest that counts
-    /// itself too.
+    /// The plan for a file of `used` clusters, the spare and block 0 included: the smallest that
+    /// counts itself too.
     fn new(used: u64, spare: HostCluster, first_block: HostCluster, geometry: Geometry) -> Self {
         let mut plan = Self { spare, first_block, blocks: 1, table_clusters: 1 };
         loop {

@@ -123,8 +123,11 @@ impl<S: Storage> Layer<S> {
     }
 
     fn refuse_beyond_end(&self, run: &Run) -> Result<(), Error> {
+        let geometry = self.geometry();
         let host: HostOffset = match run.kind {
-            RunKind::Data { host } => host,
+            // The cluster counts, not the run: the last cluster of a file may be cut short, and
+            // whether it is readable must not depend on where in it a read starts.
+            RunKind::Data { host } => geometry.host_cluster_start(geometry.host_cluster(host)),
             RunKind::Compressed { descriptor, .. } => descriptor.host(),
             RunKind::Unallocated { .. } | RunKind::Zero { .. } => return Ok(()),
         };

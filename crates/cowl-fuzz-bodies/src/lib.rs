@@ -1,0 +1,37 @@
+//! What the fuzz targets do with their input, as functions, so that plain tests replay the corpus.
+//!
+//! | body        | input                           | must hold                          |
+//! |-------------|---------------------------------|------------------------------------|
+//! | `header`    | cluster 0                       | what decodes encodes, and back     |
+//! | `tables`    | a geometry, then a table        | the same, for all other structures |
+//! | `open_read` | a file                          | reads, extents and chains agree    |
+//! | `check`     | a file                          | any order of work, the same report |
+//! | `mutate`    | a seed, edits of its structures | all of the above                   |
+//!
+//! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a
+//! hang shows before it is one.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod codec;
+mod image;
+mod mutate;
+mod seeds;
+
+pub use budget::{Budget, BudgetStorage};
+pub use codec::{header, tables};
+pub use image::{check, open_read};
+pub use mutate::mutate;
+pub use seeds::{SEEDS, Seed};
+
+/// A body: takes any bytes, panics when something that must hold does not.
+pub type Body = fn(&[u8]);
+
+/// Every body with the name of its target and of its folder in the corpus.
+pub const BODIES: [(&str, Body); 5] = [
+    ("header", header),
+    ("tables", tables),
+    ("open_read", open_read),
+    ("check", check),
+    ("mutate", mutate),
+];

@@ -1,0 +1,4 @@
+//! Target `open_read`; see `cowl-fuzz-bodies`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cowl_fuzz_bodies::open_read(data));
