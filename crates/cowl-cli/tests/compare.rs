@@ -23,9 +23,10 @@ fn an_image_is_identical_to_its_raw_copy() {
         |fixture| {
             let copy = raw_copy(&bench, &fixture.name);
             let answers = bench.run(&["compare", &fixture.name, &copy]);
+            let strict = bench.run(&["compare", "-s", &fixture.name, &copy]).difference();
             std::fs::remove_file(copy).unwrap();
             let identical = answers.ours.stdout == "Images are identical.\n";
-            let found = answers.difference();
+            let found = answers.difference().or(strict);
             found.or_else(|| (!identical).then(|| format!("{}: not identical", fixture.name)))
         },
     );

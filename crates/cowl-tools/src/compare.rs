@@ -116,7 +116,7 @@ impl Comparer<'_> {
         let mut at = 0;
         while at < end {
             let runs = [first.run_at(at)?, second.run_at(at)?];
-            if strictness == Strictness::Allocation && !stored_alike(&runs) {
+            if strictness == Strictness::Allocation && !stored_alike(&runs, end) {
                 return Ok(Some(Comparison::Allocation { at }));
             }
             let length = runs[0].length.min(runs[1].length);
@@ -211,9 +211,12 @@ impl Comparer<'_> {
     }
 }
 
-fn stored_alike(runs: &[BlockStatus; 2]) -> bool {
-    let facts =
-        |run: &BlockStatus| (run.present, run.zero, run.data, run.compressed, run.offset.is_some());
+/// Whether two runs from the same byte on are stored alike, on disks that both end at `end`.
+fn stored_alike(runs: &[BlockStatus; 2], end: u64) -> bool {
+    let facts = |run: &BlockStatus| {
+        let is_last = run.start + run.length == end;
+        (run.present, run.zero, run.data, run.compressed, run.offset.is_some(), is_last)
+    };
     facts(&runs[0]) == facts(&runs[1])
 }
 
