@@ -36,7 +36,8 @@ prop_compose! {
         let size = size.min(geometry.size_max());
         let (compatible, autoclear, zstd) = bits;
         let bit = |set, bit| if set { bit } else { IncompatibleFeatures::NONE };
-        let record = |(number, payload)| Extension { kind: ExtensionKind::Unknown(number), payload };
+        let kind = ExtensionKind::Unknown;
+        let record = |(number, payload)| Extension { kind: kind(number), payload };
         Header {
             version: Version::V3,
             geometry,

@@ -94,7 +94,9 @@ fn content_survives_every_kind_of_image() {
     let folder = Folder::new();
     let bytes = content(3_000_320);
     fs::write(folder.path("in.raw"), &bytes).unwrap();
-    for (cluster_size, refcount_bits) in [(512, 16), (4096, 1), (65_536, 64), (2 << 20, 8)] {
+    for (cluster_size, refcount_bits) in
+        [(512, 64), (512, 16), (4096, 1), (65_536, 64), (2 << 20, 8)]
+    {
         for compress in [false, true] {
             for extended_l2 in [false, 16_384 <= cluster_size] {
                 let create = CreateOptions {

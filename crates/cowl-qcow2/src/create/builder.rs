@@ -31,6 +31,12 @@ pub struct CompressedCluster<'a> {
     pub stream: &'a [u8],
 }
 
+/// The cluster for a refcount table of one cluster.
+const SPARE: HostCluster = HostCluster::new(1);
+
+/// The cluster of refcount block 0; the L1 table follows.
+const FIRST_BLOCK: HostCluster = HostCluster::new(2);
+
 /// An L2 table under construction, in host byte order.
 type Table = Box<[AtomicU64]>;
 
@@ -40,7 +46,6 @@ type Table = Box<[AtomicU64]>;
 pub struct Builder<S> {
     files: BuilderFiles<S>,
     header: Header,
-    first_block: HostCluster,
     space: Mutex<HostSpace>,
     tables: Box<[OnceLock<Table>]>,
     /// Where guest byte 0 lies, once all space is reserved in advance.
@@ -48,41 +53,28 @@ pub struct Builder<S> {
 }
 
 impl<S: Storage> Builder<S> {
-    /// Starts an image. `clusters_max` bounds the host clusters of data it will get, to size the
-    /// refcount table.
-    pub fn new(
-        files: BuilderFiles<S>,
-        options: &CreateOptions,
-        clusters_max: u64,
-    ) -> Result<Self, CreateError> {
+    /// Starts an image.
+    pub fn new(files: BuilderFiles<S>, options: &CreateOptions) -> Result<Self, CreateError> {
         let geometry = options.check()?;
         assert_eq!(files.data.is_some(), options.data_file.is_some());
         let mut header = header(options, geometry);
-        let l1_clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);
-        let tables_max = u64::from(header.l1_entries).min(clusters_max);
-        // Header, first block and the table itself; the table is at most 8 MiB, so one more round.
-        let metadata = 2 + l1_clusters + tables_max;
-        let estimate = refcounts::table_clusters(clusters_max + metadata, geometry)?;
-        let all = clusters_max + metadata + u64::from(estimate);
-        let table_clusters = refcounts::table_clusters(all, geometry)?;
-        let start = |cluster: u64| geometry.host_cluster_start(HostCluster::new(cluster));
-        let first_block = 1 + u64::from(table_clusters);
-        header.refcount_table_offset = start(1);
-        header.refcount_table_clusters = table_clusters;
+        header.refcount_table_offset = geometry.host_cluster_start(SPARE);
+        header.refcount_table_clusters = 1;
+        let l1_first = HostCluster::new(FIRST_BLOCK.get() + 1);
         // An empty disk has no L1 table, and QEMU says so by naming none.
         if 0 < header.l1_entries {
-            header.l1_offset = start(first_block + 1);
+            header.l1_offset = geometry.host_cluster_start(l1_first);
         }
         // The header has to fit now, not after gigabytes were written.
         header.encode().ok_or(CreateError::HeaderTooLarge)?;
-        let first_free = HostCluster::new(first_block + 1 + l1_clusters);
+        let l1_clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);
+        let first_free = HostCluster::new(l1_first.get() + l1_clusters);
         Ok(Self {
             tables: (0..header.l1_entries).map(|_| OnceLock::new()).collect(),
             files,
             header,
-            first_block: HostCluster::new(first_block),
-            reserved: OnceLock::new(),
             space: Mutex::new(HostSpace::new(geometry, first_free)),
+            reserved: OnceLock::new(),
         })
     }
 
@@ -184,20 +176,18 @@ impl<S: Storage> Builder<S> {
         assert!(self.files.data.is_none());
         let geometry = self.geometry();
         let lengths: Vec<usize> = clusters.iter().map(|cluster| cluster.stream.len()).collect();
-        // Two writers must not share a block that the driver can only write whole.
-        let align = u64::from(self.files.image.capabilities().io_alignment);
-        let places = self.space().streams(&lengths, align);
+        let places = self.space().streams(&lengths);
         let mut stretch: Vec<u8> = Vec::new();
         let mut start = places.first().copied().unwrap_or(HostOffset::ZERO);
         for (cluster, &at) in clusters.iter().zip(&places) {
             if start + ByteCount::from_usize(stretch.len()) != at {
-                self.write_streams(start, &stretch, align).await?;
+                self.write_streams(start, &stretch).await?;
                 stretch.clear();
                 start = at;
             }
             stretch.extend(cluster.stream);
         }
-        self.write_streams(start, &stretch, align).await?;
+        self.write_streams(start, &stretch).await?;
         for (cluster, &at) in clusters.iter().zip(&places) {
             let length = ByteCount::from_usize(cluster.stream.len());
             let descriptor = CompressedDescriptor::new(at, length, geometry)
@@ -207,18 +197,11 @@ impl<S: Storage> Builder<S> {
         Ok(())
     }
 
-    async fn write_streams(
-        &self,
-        at: HostOffset,
-        bytes: &[u8],
-        align: u64,
-    ) -> Result<(), CreateError> {
+    async fn write_streams(&self, at: HostOffset, bytes: &[u8]) -> Result<(), CreateError> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let length = ByteCount::new((bytes.len() as u64).next_multiple_of(align)).as_usize();
-        let mut buffer = IoBuffer::zeroed(length);
-        buffer[..bytes.len()].copy_from_slice(bytes);
+        let buffer = IoBuffer::from_slice(bytes);
         let (result, _) = self.files.image.write(at, buffer, Purpose::CompressedData).await;
         Ok(result?)
     }
@@ -240,28 +223,24 @@ impl<S: Storage> Builder<S> {
             result?;
         }
         let mut space = self.space.into_inner().unwrap_or_else(PoisonError::into_inner);
-        refcounts::write(
-            file.as_ref(),
-            &mut space,
-            geometry.host_cluster(self.header.refcount_table_offset),
-            self.header.refcount_table_clusters,
-            self.first_block,
-            geometry,
-        )
-        .await?;
+        let table =
+            refcounts::write(file.as_ref(), &mut space, SPARE, FIRST_BLOCK, geometry).await?;
+        let mut header = self.header;
+        header.refcount_table_offset = geometry.host_cluster_start(table.first);
+        header.refcount_table_clusters = table.clusters;
         for file in [Some(file), self.files.data.as_ref()].into_iter().flatten() {
             if durable {
                 file.barrier(Purpose::Barrier).await?;
             }
         }
-        let bytes = self.header.encode().ok_or(CreateError::HeaderTooLarge)?;
+        let bytes = header.encode().ok_or(CreateError::HeaderTooLarge)?;
         let buffer = IoBuffer::from_slice(&bytes);
         let (result, _) = file.write(HostOffset::ZERO, buffer, Purpose::Header).await;
         result?;
         if durable {
             file.barrier(Purpose::Barrier).await?;
         }
-        Ok(self.header)
+        Ok(header)
     }
 
     /// Writes all L2 tables side by side and returns the L1 table that names them.

@@ -25,7 +25,7 @@ pub async fn create<S: Storage>(
     options: &CreateOptions,
     preallocation: Preallocation,
 ) -> Result<Header, CreateError> {
-    let geometry = options.check()?;
+    options.check()?;
     let size = options.rounded_size();
     let preallocation = match preallocation {
         // A raw data file is a raw image only when every cluster is mapped to it.
@@ -35,16 +35,8 @@ pub async fn create<S: Storage>(
     if preallocation != Preallocation::Off && options.backing.is_some() && !options.extended_l2 {
         return Err(CreateError::BackingWithPreallocation);
     }
-    let clusters = match (preallocation, &options.data_file) {
-        (Preallocation::Off, _) | (_, Some(_)) => 0,
-        _ => geometry.clusters_for(size),
-    };
-    let tables_bound = match preallocation {
-        Preallocation::Off => 0,
-        _ => geometry.l1_entries_for(size),
-    };
     let data = files.data.clone();
-    let builder = Builder::new(files, options, clusters.max(tables_bound))?;
+    let builder = Builder::new(files, options)?;
     if let Some(data) = &data {
         data.set_len(ByteCount::new(size), Purpose::FileLength).await?;
     }

@@ -9,75 +9,128 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 use crate::create::host_space::HostSpace;
 use crate::create::options::CreateError;
 
-/// Clusters of the refcount table for a file of `clusters` clusters, its own refcount blocks
-/// included.
-pub(super) fn table_clusters(clusters: u64, geometry: Geometry) -> Result<u32, CreateError> {
-    let blocks = blocks_for(clusters, geometry);
-    let bytes = blocks * 8;
-    if REFCOUNT_TABLE_BYTES_MAX < bytes {
-        return Err(CreateError::RefcountTableTooLarge);
-    }
-    Ok(u32::try_from(geometry.clusters_for(bytes).max(1)).expect("at most 8 MiB"))
+/// Where the refcount table went.
+pub(super) struct Table {
+    pub(super) first: HostCluster,
+    pub(super) clusters: u32,
 }
 
-/// Refcount blocks that count `clusters` clusters and themselves.
-pub(super) fn blocks_for(clusters: u64, geometry: Geometry) -> u64 {
-    let entries = geometry.refcount_block_entries();
-    let mut blocks = 0;
-    loop {
-        let next = (clusters + blocks).div_ceil(entries);
-        if next == blocks {
-            return blocks;
+/// Where the blocks and the table go.
+///
+/// A table of one cluster, nearly every one, takes the `spare` cluster at the front of the file. A
+/// larger one goes to the end, and the spare cluster becomes refcount block 1.
+struct Plan {
+    spare: HostCluster,
+    first_block: HostCluster,
+    blocks: u64,
+    table_clusters: u64,
+}
+
+impl Plan {
+    /// The plan for a file of `used` clusters, the spare and block 0 included: the smallest that
+    /// counts itself too.
+    fn new(used: u64, spare: HostCluster, first_block: HostCluster, geometry: Geometry) -> Self {
+        let mut plan = Self { spare, first_block, blocks: 1, table_clusters: 1 };
+        loop {
+            let blocks =
+                (used + plan.appended()).div_ceil(geometry.refcount_block_entries()).max(1);
+            let table_clusters = geometry.clusters_for(blocks * 8);
+            if (blocks, table_clusters) == (plan.blocks, plan.table_clusters) {
+                return plan;
+            }
+            plan = Self { blocks, table_clusters, ..plan };
         }
-        blocks = next;
+    }
+
+    fn has_small_table(&self) -> bool {
+        self.table_clusters == 1
+    }
+
+    /// Blocks that have a place at the front.
+    fn placed_blocks(&self) -> u64 {
+        if self.has_small_table() { 1 } else { 2 }
+    }
+
+    fn appended_blocks(&self) -> u64 {
+        self.blocks - self.placed_blocks()
+    }
+
+    /// Clusters that come behind the ones in use.
+    fn appended(&self) -> u64 {
+        self.appended_blocks() + if self.has_small_table() { 0 } else { self.table_clusters }
+    }
+
+    fn block(&self, block: u64, appended: HostCluster) -> HostCluster {
+        match block {
+            0 => self.first_block,
+            1 if !self.has_small_table() => self.spare,
+            block => HostCluster::new(appended.get() + block - self.placed_blocks()),
+        }
+    }
+
+    fn table(&self, appended: HostCluster) -> HostCluster {
+        match self.has_small_table() {
+            true => self.spare,
+            false => HostCluster::new(appended.get() + self.appended_blocks()),
+        }
     }
 }
 
-/// Writes the table and the blocks for all clusters of `space`. Block 0 goes to `first_block`,
-/// which is part of `space` already; the others are appended.
+/// Writes the table and the blocks for all clusters of `space`, which has the clusters `spare` and
+/// `first_block` already.
 pub(super) async fn write<S: Storage>(
     file: &S,
     space: &mut HostSpace,
-    table: HostCluster,
-    table_clusters: u32,
+    spare: HostCluster,
     first_block: HostCluster,
     geometry: Geometry,
-) -> Result<(), CreateError> {
-    // Block 0 is counted in the space already, hence one less.
-    let blocks = blocks_for(space.end().get() - 1, geometry);
-    let rest = space.clusters(blocks - 1);
-    let cluster_len = geometry.cluster_len();
-    let mut table_bytes = IoBuffer::zeroed(table_clusters as usize * cluster_len);
-    if table_bytes.len() as u64 / 8 < blocks {
+) -> Result<Table, CreateError> {
+    let plan = Plan::new(space.end().get(), spare, first_block, geometry);
+    let table_bytes = plan.table_clusters * geometry.cluster_size();
+    if REFCOUNT_TABLE_BYTES_MAX < table_bytes {
         return Err(CreateError::RefcountTableTooLarge);
     }
-    let place = |block: u64| match block {
-        0 => first_block,
-        block => HostCluster::new(rest.get() + block - 1),
-    };
-    for block in 0..blocks {
-        let host = geometry.host_cluster_start(place(block));
-        let entry = RefcountTableEntry::new(host, geometry);
-        let at = ByteCount::new(block * 8).as_usize();
-        table_bytes[at..at + 8].copy_from_slice(&entry.raw().to_be_bytes());
+    let appended = space.clusters(plan.appended());
+    write_blocks(file, space, &plan, appended, geometry).await?;
+    let mut bytes = IoBuffer::zeroed(ByteCount::new(table_bytes).as_usize());
+    for (word, block) in bytes.chunks_exact_mut(8).zip(0..plan.blocks) {
+        let host = geometry.host_cluster_start(plan.block(block, appended));
+        word.copy_from_slice(&RefcountTableEntry::new(host, geometry).raw().to_be_bytes());
     }
-    // Blocks 1.. lie side by side: written together, a few megabytes at a time.
+    let first = plan.table(appended);
+    let at = geometry.host_cluster_start(first);
+    let (result, _) = file.write(at, bytes, Purpose::RefcountTable).await;
+    result?;
+    let clusters = u32::try_from(plan.table_clusters).expect("at most 8 MiB");
+    Ok(Table { first, clusters })
+}
+
+async fn write_blocks<S: Storage>(
+    file: &S,
+    space: &HostSpace,
+    plan: &Plan,
+    appended: HostCluster,
+    geometry: Geometry,
+) -> Result<(), CreateError> {
+    let cluster_len = geometry.cluster_len();
+    // The appended blocks lie side by side: written together, a few megabytes at a time.
     let at_once = (BATCH_BYTES / cluster_len as u64).max(1);
     let mut block = 0;
-    while block < blocks {
-        let count = if block == 0 { 1 } else { at_once.min(blocks - block) };
+    while block < plan.blocks {
+        let count = match block < plan.placed_blocks() {
+            true => 1,
+            false => at_once.min(plan.blocks - block),
+        };
         let mut bytes = IoBuffer::zeroed(ByteCount::new(count).as_usize() * cluster_len);
         for (part, number) in bytes.chunks_exact_mut(cluster_len).zip(block..) {
             fill_block(part, number, space, geometry);
         }
-        let at = geometry.host_cluster_start(place(block));
+        let at = geometry.host_cluster_start(plan.block(block, appended));
         let (result, _) = file.write(at, bytes, Purpose::RefcountBlock).await;
         result?;
         block += count;
     }
-    let at = geometry.host_cluster_start(table);
-    let (result, _) = file.write(at, table_bytes, Purpose::RefcountTable).await;
-    Ok(result?)
+    Ok(())
 }
 
 const BATCH_BYTES: u64 = 4 << 20;

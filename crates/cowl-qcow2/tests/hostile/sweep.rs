@@ -1,9 +1,10 @@
 //! Small images cut at every length and with every bit of their structures flipped.
 //!
-//! Each is opened, read whole, asked for its extents and checked. What comes back may be an error or
-//! any data; it has to come back within the budget of reads, and within this much memory:
+//! Each is opened, read whole, asked for its extents and checked. What comes back may be an error
+//! or any data; it has to come back within the budget of reads, and within this much memory:
 //!
-//! - 4 MiB for the snapshot records that a header can announce, 64 bytes each, before the file ends;
+//! - 4 MiB for the snapshot records that a header can announce, 64 bytes each, before the file
+//!   ends;
 //! - 1 MiB for the caches, one cluster in and out, and the harness's own buffer for the disk;
 //! - 160 times the file: a finding, with its text, for each word of a table.
 //!

@@ -97,14 +97,12 @@ impl Sink {
         create: &CreateOptions,
         preallocation: Preallocation,
     ) -> Result<Image, ConvertError> {
-        let geometry = create.check()?;
         let data = match &create.data_file {
             None => None,
             Some(name) => Some(Arc::new(create_data_file(name, create.rounded_size())?)),
         };
         let files = BuilderFiles { image: Arc::clone(output.file()), data };
-        let clusters = geometry.clusters_for(create.rounded_size());
-        let builder = Builder::new(files, create, clusters)?;
+        let builder = Builder::new(files, create)?;
         let everything = preallocation != Preallocation::Off || create.data_file_raw;
         if everything && create.backing.is_some() {
             return Err(cowl_qcow2::CreateError::BackingWithPreallocation.into());
