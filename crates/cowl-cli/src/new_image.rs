@@ -77,9 +77,6 @@ fn unaccepted(name: &str, value: &str) -> String {
 pub(crate) fn words(error: &CreateError, target: &Path) -> String {
     match error {
         CreateError::Storage(error) => storage_words(error, target),
-        CreateError::BackingWithPreallocation => "Backing file and preallocation can only be used \
-                                                  at the same time if extended_l2 is on"
-            .into(),
         other => other.to_string(),
     }
 }

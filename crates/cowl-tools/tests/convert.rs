@@ -254,3 +254,40 @@ fn the_digest_is_that_of_the_guest_content() {
     assert_eq!(digest("in.raw"), [0xe3, 0xb0, 0xc4, 0x42]);
     assert_eq!(digest("zeros.raw"), [0x07, 0x6a, 0x27, 0xc7]);
 }
+
+#[test]
+fn a_target_may_be_larger_than_a_source_that_ends_within_a_cluster() {
+    let folder = Folder::new();
+    let bytes = content(100_352);
+    fs::write(folder.path("in.raw"), &bytes).unwrap();
+    for compress in [false, true] {
+        let create = CreateOptions::new(ByteCount::new(1 << 20));
+        let copy = ConvertOptions { compress, ..options(qcow2(create)) };
+        let image = folder.path("out.qcow2");
+        convert(&[open(&folder.path("in.raw"))], &image, &copy, &Unwatched).unwrap();
+        let back = bytes_of(&image);
+        assert!(back[..bytes.len()] == bytes);
+        assert!(back[bytes.len()..].iter().all(|&byte| byte == 0));
+        assert_clean(&image);
+    }
+}
+
+#[test]
+fn a_preallocated_overlay_keeps_its_zeros_and_leaks_nothing() {
+    let folder = Folder::new();
+    fs::write(folder.path("base.raw"), vec![3; 1 << 20]).unwrap();
+    let bytes = content(1 << 20);
+    fs::write(folder.path("in.raw"), &bytes).unwrap();
+    let create = CreateOptions {
+        extended_l2: true,
+        backing: Some(b"base.raw".to_vec()),
+        backing_format: Some(b"raw".to_vec()),
+        ..CreateOptions::new(ByteCount::new(1 << 20))
+    };
+    let target =
+        TargetImage::Qcow2 { create: Box::new(create), preallocation: Preallocation::Metadata };
+    let image = folder.path("out.qcow2");
+    convert(&[open(&folder.path("in.raw"))], &image, &options(target), &Unwatched).unwrap();
+    assert!(bytes_of(&image) == bytes);
+    assert_clean(&image);
+}

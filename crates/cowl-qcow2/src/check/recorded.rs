@@ -25,6 +25,10 @@ type Block = Arc<RefcountBlock<IoBuffer>>;
 /// The blocks that are kept, by place and length: the last one is read only in part.
 type Kept = HashMap<(HostOffset, usize), Block, FxBuildHasher>;
 
+/// Refcounts past the end of the file that are kept: enough for a file that lost its tail, little
+/// enough for one that was made to have many.
+const PAST_END_MAX: usize = 16_384;
+
 /// Refcounts of all host clusters, and the refcount table.
 pub(crate) struct Recorded {
     counts: Vec<u8>,
@@ -34,6 +38,8 @@ pub(crate) struct Recorded {
     geometry: Geometry,
     /// Cluster ranges whose refcount cannot be known, in order.
     unknown: Vec<(u64, u64)>,
+    /// Refcounts of clusters behind the end of the file.
+    past_end: HashMap<u64, u64, FxBuildHasher>,
     pub(crate) table: Vec<RefcountTableEntry>,
 }
 
@@ -76,6 +82,7 @@ impl Recorded {
             geometry: header.geometry,
             unknown: Vec::new(),
             table,
+            past_end: HashMap::default(),
         };
         let mut kept = Kept::default();
         for index in 0..recorded.table.len() {
@@ -107,9 +114,9 @@ impl Recorded {
                 return Ok(());
             }
         };
-        // A block is read only as far as it counts clusters of the file.
-        let bits = (end - start) * u64::from(geometry.refcount_bits());
-        let length = ByteCount::new(bits.div_ceil(8)).as_usize();
+        // The block in which the file ends is read whole: a file that was cut has entries for clusters
+        // past its end, and their refcounts are needed to judge them.
+        let length = geometry.cluster_len();
         let buffer = IoBuffer::zeroed(length);
         let (result, buffer) = file.read(block, buffer, Purpose::RefcountBlock).await;
         if let Err(error) = result {
@@ -118,6 +125,7 @@ impl Recorded {
             return Ok(());
         }
         let counts = RefcountBlock::new(buffer, geometry);
+        self.store_past_end(&counts, start, end);
         if self.store(&counts, start, end) {
             let whole = kept.entry((block, length)).or_insert_with(|| Arc::new(counts));
             self.large.insert(table_index, Arc::clone(whole));
@@ -143,6 +151,17 @@ impl Recorded {
         has_large
     }
 
+    /// Keeps what the block says about clusters past the end of the file, as far as it says anything.
+    fn store_past_end(&mut self, block: &RefcountBlock<IoBuffer>, start: u64, end: u64) {
+        for cluster in end..start + block.entries() {
+            let index = self.geometry.refcount_block_index(HostCluster::new(cluster));
+            let value = block.get(index);
+            if value != 0 && self.past_end.len() < PAST_END_MAX {
+                self.past_end.insert(cluster, value);
+            }
+        }
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         (self.counts.len() + self.table.len() * 8 + self.large_bytes) as u64
     }
@@ -160,7 +179,7 @@ impl Recorded {
             return None;
         }
         if self.counts.len() as u64 <= cluster {
-            return Some(0);
+            return Some(self.past_end.get(&cluster).copied().unwrap_or(0));
         }
         Some(match self.small(cluster) {
             LARGE => self.large_count(HostCluster::new(cluster)),

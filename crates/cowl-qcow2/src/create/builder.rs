@@ -163,7 +163,9 @@ impl<S: Storage> Builder<S> {
         let geometry = self.geometry();
         let mut at = guest;
         for _ in 0..geometry.clusters_for(length.get()) {
-            self.map(at, L2Entry::zero(None, geometry));
+            // Space that was reserved stays with its cluster.
+            let host = self.reserved.get().map(|start| *start + ByteCount::new(at.get()));
+            self.map(at, L2Entry::zero(host, geometry));
             at = at + ByteCount::new(geometry.cluster_size());
         }
     }

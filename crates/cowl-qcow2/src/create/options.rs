@@ -171,7 +171,7 @@ pub enum CreateError {
     #[error("Backing file and data-file-raw cannot be used at the same time")]
     RawDataFileWithBacking,
     #[error(
-        "Backing file and preallocation can only be used at the same time if extended_l2 is enabled"
+        "Backing file and preallocation can only be used at the same time if extended_l2 is on"
     )]
     BackingWithPreallocation,
     #[error(

@@ -104,7 +104,7 @@ impl Sink {
         let files = BuilderFiles { image: Arc::clone(output.file()), data };
         let builder = Builder::new(files, create)?;
         let everything = preallocation != Preallocation::Off || create.data_file_raw;
-        if everything && create.backing.is_some() {
+        if everything && create.backing.is_some() && !create.extended_l2 {
             return Err(cowl_qcow2::CreateError::BackingWithPreallocation.into());
         }
         if everything {
@@ -183,6 +183,7 @@ impl Sink {
                 store_raw(file, chunk, *knows_zero, *block)
             }
             (Image::Qcow2 { builder, has_backing, .. }, compressor) => {
+                let chunk = whole_clusters(chunk, builder);
                 let writer = ClusterWriter {
                     builder,
                     has_backing: *has_backing,
@@ -358,6 +359,21 @@ fn runs(
         }
     }
     runs
+}
+
+/// The chunk with its last cluster filled up by zeros, when the sources end within it and the disk goes
+/// on behind them.
+fn whole_clusters(chunk: Chunk, builder: &Builder<FileStorage>) -> Chunk {
+    let end = chunk.at + chunk.buffer.len() as u64;
+    let cluster_end = end.next_multiple_of(builder.geometry().cluster_size());
+    let missing = cluster_end.min(builder.size().get()).saturating_sub(end);
+    if missing == 0 {
+        return chunk;
+    }
+    let length = chunk.buffer.len() + ByteCount::new(missing).as_usize();
+    let mut buffer = IoBuffer::zeroed(length);
+    buffer[..chunk.buffer.len()].copy_from_slice(&chunk.buffer);
+    Chunk { buffer, ..chunk }
 }
 
 /// Stores clusters in a qcow2 image.
