@@ -3,8 +3,8 @@
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Watches from a thread of its own. Where the host has no thread to give, the signals keep their plain
-/// meaning, and a file under a temporary name may stay behind.
+/// Watches from a thread of its own. Where the host has no thread to give, the signals keep their
+/// plain meaning, and a file under a temporary name may stay behind.
 pub(crate) fn watch() {
     let Ok(mut signals) = Signals::new([SIGHUP, SIGINT, SIGTERM]) else { return };
     let end = move || {

@@ -114,8 +114,8 @@ impl Recorded {
                 return Ok(());
             }
         };
-        // The block in which the file ends is read whole: a file that was cut has entries for clusters
-        // past its end, and their refcounts are needed to judge them.
+        // The block in which the file ends is read whole: a file that was cut has entries for
+        // clusters past its end, and their refcounts are needed to judge them.
         let length = geometry.cluster_len();
         let buffer = IoBuffer::zeroed(length);
         let (result, buffer) = file.read(block, buffer, Purpose::RefcountBlock).await;
@@ -151,7 +151,8 @@ impl Recorded {
         has_large
     }
 
-    /// Keeps what the block says about clusters past the end of the file, as far as it says anything.
+    /// Keeps what the block says about clusters past the end of the file, as far as it says
+    /// anything.
     fn store_past_end(&mut self, block: &RefcountBlock<IoBuffer>, start: u64, end: u64) {
         for cluster in end..start + block.entries() {
             let index = self.geometry.refcount_block_index(HostCluster::new(cluster));

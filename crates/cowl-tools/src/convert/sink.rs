@@ -361,8 +361,8 @@ fn runs(
     runs
 }
 
-/// The chunk with its last cluster filled up by zeros, when the sources end within it and the disk goes
-/// on behind them.
+/// The chunk with its last cluster filled up by zeros, when the sources end within it and the disk
+/// goes on behind them.
 fn whole_clusters(chunk: Chunk, builder: &Builder<FileStorage>) -> Chunk {
     let end = chunk.at + chunk.buffer.len() as u64;
     let cluster_end = end.next_multiple_of(builder.geometry().cluster_size());
