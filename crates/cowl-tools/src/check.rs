@@ -33,6 +33,9 @@ pub struct CheckSummary {
     /// Allocated clusters that do not continue their predecessor.
     #[serde(skip_serializing_if = "is_zero")]
     pub fragmented_clusters: u64,
+    /// Bytes of memory that the counting took; not among the fields that scripts know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 impl CheckSummary {
@@ -50,6 +53,7 @@ impl CheckSummary {
             filename,
             format: cowl::Format::Qcow2.name().to_owned(),
             fragmented_clusters: report.fragmented_clusters,
+            memory_bytes: None,
         }
     }
 }

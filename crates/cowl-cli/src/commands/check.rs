@@ -16,6 +16,7 @@ use crate::json;
 use crate::option::{self, Common, Flag, OutputFormat};
 use crate::progress::{ProgressOptions, ProgressPrinter};
 use crate::session::Session;
+use crate::text;
 
 const EXIT_CHECK_FAILED: u8 = 1;
 const EXIT_CORRUPT: u8 = 2;
@@ -109,7 +110,10 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     if 0 < report.findings_not_listed {
         session.warn(&format!("{} more findings are not listed", report.findings_not_listed));
     }
-    let summary = CheckSummary::new(options.image.display(), &report);
+    let mut summary = CheckSummary::new(options.image.display(), &report);
+    if !session.is_drop_in() {
+        summary.memory_bytes = Some(report.memory_bytes);
+    }
     if !options.common.quiet {
         session.output.text(&match options.common.output {
             OutputFormat::Human => human(&summary),
@@ -200,6 +204,9 @@ fn human(report: &CheckSummary) -> String {
     if 0 < report.image_end_offset {
         text.push_str(&format!("Image end offset: {}\n", report.image_end_offset));
     }
+    if let Some(bytes) = report.memory_bytes {
+        text.push_str(&format!("Memory for counting: {}\n", text::size(bytes)));
+    }
     text
 }
 
@@ -230,6 +237,8 @@ mod tests {
                         3/16 = 18.75% allocated, 0.00% fragmented, 0.00% compressed clusters\n\
                         Image end offset: 524288\n";
         assert_eq!(human(&clean()), expected);
+        let with_memory = CheckSummary { memory_bytes: Some(2 << 20), ..clean() };
+        assert_eq!(human(&with_memory), format!("{expected}Memory for counting: 2 MiB\n"));
         assert_eq!(human(&CheckSummary::default()), "No errors were found on the image.\n");
     }
 
