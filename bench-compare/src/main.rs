@@ -1,0 +1,69 @@
+//! cowl beside the raw floor, QEMU, imago and qcow2-rs, in one run.
+//!
+//! Each row is one kind of work. All contenders do it in turn, several times over, and the medians
+//! are compared, so that a machine that slows down slows down all of them. A row has a bar: a ratio
+//! to a contender of the same run.
+//!
+//! What a row measures and what it does not is in README.md.
+
+mod cowl_program;
+mod fixtures;
+mod job_rows;
+mod measure;
+mod offsets;
+mod options;
+mod process;
+mod read_rows;
+mod readers;
+mod report;
+mod row;
+
+use std::process::ExitCode;
+
+use crate::fixtures::Fixtures;
+use crate::options::Options;
+use crate::report::Report;
+use crate::row::Group;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("bench-compare: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(child) = &options.child {
+        return readers::cowl::read_as_child(child);
+    }
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("bench-compare: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let fixtures = Fixtures::new(options)?;
+    let mut report = Report::new(options);
+    for group in groups(options) {
+        let wanted = group.rows.iter().any(|row| options.wants(row.key));
+        if !wanted {
+            continue;
+        }
+        eprintln!("{} ...", group.rows[0].title);
+        let result = measure::measure(&group, &fixtures, options)?;
+        report.add(&group, result);
+    }
+    report.print();
+    report.write_json(options)
+}
+
+fn groups(options: &Options) -> Vec<Group> {
+    let mut groups = read_rows::groups(options);
+    groups.extend(job_rows::groups(options));
+    groups
+}

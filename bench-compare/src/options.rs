@@ -1,0 +1,103 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+const HELP: &str = "\
+bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
+
+  --rows A,B,...   only rows whose key contains one of these (--rows list shows the keys)
+  --repeat N       repetitions of each row (7)
+  --sample MS      length of one sample of reading (700)
+  --quick          small images, short samples, 1 repetition: to see that everything works
+  --dir DIR        keep the images here, and use those that are here (a temporary folder)
+  --json FILE      write all samples as JSON
+  --cowl FILE      the cowl program (built from this tree)
+  --rqcow2 FILE    the command of qcow2-rs (rqcow2, if it is installed)
+";
+
+/// What was asked for.
+pub(crate) struct Options {
+    pub(crate) rows: Vec<String>,
+    pub(crate) repeat: usize,
+    /// How long one sample of reading lasts, the warm-up not counted.
+    pub(crate) sample: Duration,
+    pub(crate) quick: bool,
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) cowl: Option<PathBuf>,
+    pub(crate) rqcow2: PathBuf,
+    /// An image: this process only reads it at random, so that its memory can be measured.
+    pub(crate) child: Option<PathBuf>,
+}
+
+impl Options {
+    /// `None` when the command line asked for help, which has been printed.
+    pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+        let mut options = Self {
+            rows: Vec::new(),
+            repeat: 7,
+            sample: Duration::from_millis(700),
+            quick: false,
+            folder: None,
+            json: None,
+            cowl: None,
+            rqcow2: PathBuf::from("rqcow2"),
+            child: None,
+        };
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--rows" => options.rows = value()?.split(',').map(str::to_owned).collect(),
+                "--repeat" => {
+                    options.repeat = value()?.parse().map_err(|_| "--repeat needs a number")?;
+                }
+                "--sample" => {
+                    let sample = value()?.parse().map_err(|_| "--sample needs milliseconds")?;
+                    options.sample = Duration::from_millis(sample);
+                }
+                "--quick" => {
+                    (options.quick, options.repeat) = (true, 1);
+                    options.sample = Duration::from_millis(200);
+                }
+                "--dir" => options.folder = Some(value()?.into()),
+                "--json" => options.json = Some(value()?.into()),
+                "--cowl" => options.cowl = Some(value()?.into()),
+                "--rqcow2" => options.rqcow2 = value()?.into(),
+                "--child-read" => options.child = Some(value()?.into()),
+                "--help" | "-h" => {
+                    println!("{HELP}");
+                    return Ok(None);
+                }
+                other => return Err(format!("unknown option {other}\n{HELP}")),
+            }
+        }
+        if options.repeat == 0 {
+            return Err("--repeat needs at least 1".to_owned());
+        }
+        if options.rows == ["list"] {
+            for group in crate::groups(&options) {
+                for row in group.rows {
+                    println!("{:14} {}", row.key, row.title);
+                }
+            }
+            return Ok(None);
+        }
+        Ok(Some(options))
+    }
+
+    pub(crate) fn wants(&self, key: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|row| key.contains(row.as_str()))
+    }
+
+    /// Size of the images that hold data.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        if self.quick { 64 << 20 } else { 1 << 30 }
+    }
+
+    /// Size of the images that hold only tables.
+    pub(crate) fn huge_bytes(&self) -> u64 {
+        if self.quick { 64 << 30 } else { 1 << 40 }
+    }
+}

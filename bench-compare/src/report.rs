@@ -1,0 +1,176 @@
+//! The table, its footnotes, and the same as JSON.
+
+use serde_json::{Value, json};
+
+use crate::measure::{Samples, median};
+use crate::options::Options;
+use crate::row::{Contender, Group, Unit};
+
+/// A finished row.
+struct Line {
+    key: &'static str,
+    title: String,
+    unit: Unit,
+    reference: Contender,
+    bar: f64,
+    samples: Vec<(Contender, Result<Vec<f64>, String>)>,
+}
+
+impl Line {
+    fn median(&self, wanted: Contender) -> Option<f64> {
+        let (_, samples) = self.samples.iter().find(|(contender, _)| *contender == wanted)?;
+        samples.as_ref().ok().filter(|samples| !samples.is_empty()).map(|samples| median(samples))
+    }
+
+    /// cowl's median divided by the reference's.
+    fn ratio(&self) -> Option<f64> {
+        Some(self.median(Contender::Cowl)? / self.median(self.reference)?)
+    }
+
+    fn is_met(&self) -> Option<bool> {
+        let ratio = self.ratio()?;
+        Some(if self.unit.more_is_better() { self.bar <= ratio } else { ratio <= self.bar })
+    }
+
+    fn bar_text(&self) -> String {
+        let sign = if self.unit.more_is_better() { ">=" } else { "<=" };
+        format!("{sign} {} x {}", self.bar, self.reference.name())
+    }
+}
+
+/// All rows so far.
+pub(crate) struct Report {
+    lines: Vec<Line>,
+    wanted: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self { lines: Vec::new(), wanted: options.rows.clone() }
+    }
+
+    pub(crate) fn add(&mut self, group: &Group, result: Vec<(Contender, Samples)>) {
+        for (index, row) in group.rows.iter().enumerate() {
+            let of_row = |samples: &Samples| match samples {
+                Ok(lists) => Ok(lists[index].clone()),
+                Err(reason) => Err(reason.clone()),
+            };
+            let line = Line {
+                key: row.key,
+                title: row.title.clone(),
+                unit: row.unit,
+                reference: row.bar.reference,
+                bar: row.bar.ratio,
+                samples: result.iter().map(|(who, samples)| (*who, of_row(samples))).collect(),
+            };
+            print_line(&line, None);
+            self.lines.push(line);
+        }
+    }
+
+    pub(crate) fn print(&self) {
+        let mut notes = Vec::new();
+        println!();
+        print!("{:50}", "");
+        for contender in Contender::ALL {
+            print!("{:>11}", contender.name());
+        }
+        println!("{:>8}  {:18} met", "ratio", "bar");
+        for line in &self.lines {
+            print_line(line, Some(&mut notes));
+        }
+        println!(
+            "\nk/s: thousands of operations in a second; us: processor time of one operation."
+        );
+        for (number, note) in (1..).zip(&notes) {
+            println!("{:>4} {note}", format!("-{number}"));
+        }
+        let missed: Vec<&str> = self
+            .lines
+            .iter()
+            .filter(|line| line.is_met() != Some(true))
+            .map(|line| line.key)
+            .collect();
+        match missed.as_slice() {
+            [] => println!("\nEvery bar is met."),
+            missed => println!("\nNot met: {}", missed.join(", ")),
+        }
+        if !self.wanted.is_empty() {
+            println!("Only some rows were asked for: {}", self.wanted.join(", "));
+        }
+    }
+
+    pub(crate) fn write_json(&self, options: &Options) -> Result<(), String> {
+        let Some(path) = &options.json else { return Ok(()) };
+        let rows: Vec<Value> = self.lines.iter().map(line_json).collect();
+        let text = serde_json::to_string_pretty(&json!({ "quick": options.quick, "rows": rows }));
+        let text = text.map_err(|error| error.to_string())?;
+        std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+fn print_line(line: &Line, notes: Option<&mut Vec<String>>) {
+    let mut text = format!("{:50}", line.title);
+    let mut own = Vec::new();
+    let notes = notes.unwrap_or(&mut own);
+    for contender in Contender::ALL {
+        let samples = line.samples.iter().find(|(other, _)| *other == contender);
+        let cell = match samples.map(|(_, samples)| samples) {
+            Some(Ok(samples)) if !samples.is_empty() => number(line.unit, median(samples)),
+            Some(Err(reason)) => {
+                let note = format!("{}: {reason}", contender.name());
+                let known = notes.iter().position(|other| *other == note);
+                let index = known.unwrap_or_else(|| {
+                    notes.push(note);
+                    notes.len() - 1
+                });
+                format!("-{}", index + 1)
+            }
+            _ => "-".to_owned(),
+        };
+        text.push_str(&format!("{cell:>11}"));
+    }
+    let ratio = line.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    let met = match line.is_met() {
+        Some(true) => "yes",
+        Some(false) => "NO",
+        None => "?",
+    };
+    println!("{text}{ratio:>8}  {:18} {met}", line.bar_text());
+}
+
+fn number(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::PerSecond => format!("{:.1} k/s", value / 1000.0),
+        Unit::Seconds => format!("{value:.2} s"),
+        Unit::CpuMicroseconds => format!("{value:.2} us"),
+        Unit::Mebibytes => format!("{value:.1} MiB"),
+    }
+}
+
+fn line_json(line: &Line) -> Value {
+    let unit = match line.unit {
+        Unit::PerSecond => "operations/s",
+        Unit::Seconds => "s",
+        Unit::CpuMicroseconds => "cpu us/operation",
+        Unit::Mebibytes => "MiB",
+    };
+    let mut contenders = serde_json::Map::new();
+    for (contender, samples) in &line.samples {
+        let value = match samples {
+            Ok(samples) if samples.is_empty() => json!({ "missing": "not measured" }),
+            Ok(samples) => json!({ "median": median(samples), "samples": samples }),
+            Err(reason) => json!({ "missing": reason }),
+        };
+        contenders.insert(contender.name().to_owned(), value);
+    }
+    json!({
+        "key": line.key,
+        "title": line.title.trim(),
+        "unit": unit,
+        "contenders": contenders,
+        "bar": { "reference": line.reference.name(), "ratio": line.bar },
+        "ratio": line.ratio(),
+        "met": line.is_met(),
+    })
+}

@@ -1,0 +1,107 @@
+//! What is measured: groups of rows that one piece of work fills.
+
+use crate::fixtures::Fixtures;
+
+/// A program or library that does the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Contender {
+    Raw,
+    Qemu,
+    Imago,
+    Qcow2Rs,
+    Cowl,
+}
+
+impl Contender {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Raw, Self::Qemu, Self::Imago, Self::Qcow2Rs, Self::Cowl];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qemu => "qemu",
+            Self::Imago => "imago",
+            Self::Qcow2Rs => "qcow2-rs",
+            Self::Cowl => "cowl",
+        }
+    }
+}
+
+/// What numbers mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Operations in a second; more is better.
+    PerSecond,
+    /// Seconds; less is better.
+    Seconds,
+    /// Microseconds of processor time for one operation; less is better.
+    CpuMicroseconds,
+    /// Mebibytes; less is better.
+    Mebibytes,
+}
+
+impl Unit {
+    pub(crate) fn more_is_better(self) -> bool {
+        self == Self::PerSecond
+    }
+}
+
+/// What cowl has to reach.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bar {
+    /// cowl's median divided by this contender's ...
+    pub(crate) reference: Contender,
+    /// ... is at least this, or at most where less is better.
+    pub(crate) ratio: f64,
+}
+
+/// One line of the table.
+pub(crate) struct Row {
+    pub(crate) key: &'static str,
+    pub(crate) title: String,
+    pub(crate) unit: Unit,
+    pub(crate) bar: Bar,
+}
+
+/// One number for each row of the group, or why this contender has none.
+pub(crate) type Sample = Result<Vec<f64>, String>;
+
+/// Does the work once.
+pub(crate) type Work = Box<dyn Fn(&Fixtures) -> Sample>;
+
+/// Rows that one piece of work fills.
+pub(crate) struct Group {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) work: Vec<(Contender, Work)>,
+    /// Work that takes minutes is repeated less often.
+    pub(crate) repeat_max: usize,
+    /// Runs once before the first sample.
+    pub(crate) prepare: Box<dyn Fn(&Fixtures) -> Result<(), String>>,
+    /// Runs once after the last sample: did everybody do the same work?
+    pub(crate) verify: Box<dyn Fn(&Fixtures) -> Result<(), String>>,
+}
+
+impl Group {
+    pub(crate) fn new(rows: Vec<Row>) -> Self {
+        Self {
+            rows,
+            work: Vec::new(),
+            repeat_max: usize::MAX,
+            prepare: Box::new(|_| Ok(())),
+            verify: Box::new(|_| Ok(())),
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        contender: Contender,
+        work: impl Fn(&Fixtures) -> Sample + 'static,
+    ) {
+        self.work.push((contender, Box::new(work)));
+    }
+
+    /// Says why `contender` does not take part.
+    pub(crate) fn leave_out(&mut self, contender: Contender, reason: &'static str) {
+        self.add(contender, move |_| Err(reason.to_owned()));
+    }
+}
