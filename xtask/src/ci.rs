@@ -4,9 +4,9 @@ use crate::command::{cargo, exists, run};
 use crate::{say, tidy};
 
 fn run_all_tests() -> Result<(), String> {
-    // A build with optimisation: the differential tests move gigabytes.
-    run(cargo().args(["test", "--workspace", "--release", "--all-targets"]))?;
-    run(cargo().args(["test", "--workspace", "--release", "--doc"]))
+    // The development profile: lightly optimised, with overflow checks and debug assertions on.
+    run(cargo().args(["test", "--workspace", "--all-targets"]))?;
+    run(cargo().args(["test", "--workspace", "--doc"]))
 }
 
 fn run_docs() -> Result<(), String> {
