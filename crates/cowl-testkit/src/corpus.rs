@@ -293,6 +293,9 @@ fn chains(book: &mut Book) {
     book.page("over-over-qcow2", &[Feature::Backing, Feature::ClusterSize(4096)])
         .overlay("over-qcow2", "qcow2", "cluster_size=4096", Some("6M"))
         .scatter(6 * MIB, 8, 20_000);
+    book.page("over-raw-shorter-subclusters", &[Feature::Backing, Feature::ExtendedL2])
+        .overlay("raw-sparse", "raw", "extended_l2=on", Some("12M"))
+        .scatter(12 * MIB, 12, 10_000);
     book.page("over-zlib", &[Feature::Backing, Feature::Zlib])
         .overlay("zlib-mixed", "qcow2", "", None)
         .io(&["write -q -P 8 10k 1k", "write -q -c -P 9 64k 64k"]);
@@ -342,6 +345,10 @@ fn data_files(book: &mut Book) {
     book.page("data-file-subclusters", &[Feature::DataFile, Feature::ExtendedL2])
         .create("data_file=data-file-subclusters.data,extended_l2=on", "4M")
         .scatter(4 * MIB, 8, 10_000);
+    // The first cluster of a data file is at offset 0; here it is zero, and says so.
+    book.page("data-file-zero-first", &[Feature::DataFile, Feature::Zero])
+        .create("data_file=data-file-zero-first.data,data_file_raw=on", "1M")
+        .io(&["write -q -P 1 0 128k", "write -q -z -u 0 64k"]);
 }
 
 fn snapshots_and_bitmaps(book: &mut Book) {
@@ -359,6 +366,9 @@ fn snapshots_and_bitmaps(book: &mut Book) {
             .img(&["snapshot", "-c", "a second one with a rather long name", name])
             .scatter(2 * MIB, 6, 50_000);
     }
+    book.page("over-with-snapshots", &[Feature::Snapshots, Feature::Backing])
+        .overlay("raw-sparse", "raw", "", None)
+        .img(&["snapshot", "-c", "first", "over-with-snapshots"]);
     book.page("snapshot-of-other-size", &[Feature::Snapshots])
         .create("", "2M")
         .io(&["write -q -P 1 0 2M"])

@@ -291,3 +291,22 @@ fn a_preallocated_overlay_keeps_its_zeros_and_leaks_nothing() {
     assert!(bytes_of(&image) == bytes);
     assert_clean(&image);
 }
+
+#[test]
+fn an_image_is_never_its_own_data_file() {
+    let folder = Folder::new();
+    fs::write(folder.path("in.raw"), content(100_000)).unwrap();
+    fs::create_dir(folder.path("sub")).unwrap();
+    for name in ["out", "sub/../out"] {
+        let data_file = Some(folder.path(name).into_os_string().into_encoded_bytes());
+        let size = ByteCount::new(100_352);
+        let new = CreateOptions { data_file, ..CreateOptions::new(size) };
+        let image =
+            NewImage::Qcow2 { options: Box::new(new.clone()), preallocation: Preallocation::Off };
+        assert!(create(&folder.path("out"), &image).is_err());
+        let source = [open(&folder.path("in.raw"))];
+        let result = convert(&source, &folder.path("out"), &options(qcow2(new)), &Unwatched);
+        assert!(matches!(result, Err(ConvertError::Create(_))), "{result:?}");
+        assert_eq!(folder.names(), ["in.raw", "sub"]);
+    }
+}
