@@ -121,6 +121,27 @@ fn a_copy_over_a_backing_file_holds_only_what_differs() {
 }
 
 #[test]
+fn zeros_for_want_of_a_layer_below_hide_the_backing_file_of_the_target() {
+    let Some(bench) = Bench::new() else { return };
+    // What the sources' own backing file has, and more behind it.
+    let mut longer = std::fs::read(bench.set.directory.join("raw-sparse")).unwrap();
+    longer.resize(16 << 20, 9);
+    let (longer_name, ours) = (bench.path().join("longer"), bench.path().join("ours"));
+    std::fs::write(&longer_name, longer).unwrap();
+    let (longer_name, ours) = (longer_name.to_str().unwrap(), ours.to_str().unwrap());
+    for more in [&[][..], &["-c"], &["-S", "0"], &["-o", "compat=v2"], &["-o", "extended_l2=on"]] {
+        for source in ["zeros", "raw-hole", "over-raw-shorter-subclusters"] {
+            let start = ["convert", "-O", "qcow2", "-B", longer_name, "-F", "raw"];
+            let arguments = [&start, more, &[source, ours]].concat();
+            let copied = bench.both.run_ours(&bench.set.directory, &arguments);
+            assert_eq!(copied.code, 0, "{copied:?}");
+            let compared = run(Tool::Img, &bench.set.directory, &["compare", source, ours]);
+            assert_eq!(compared.stdout, "Images are identical.\n", "{more:?} {source}");
+        }
+    }
+}
+
+#[test]
 fn an_existing_target_is_written_into() {
     let Some(bench) = Bench::new() else { return };
     for (format, options) in [("raw", &["-n"][..]), ("qcow2", &["-n"]), ("raw", &["-n", "-S", "0"])]

@@ -76,8 +76,13 @@ impl<S: Storage> Image<S> {
         let mut length = length_max;
         let mut unallocated = RunKind::Unallocated { host: None };
         for (depth, layer) in self.layers.iter().enumerate() {
+            // Nothing is stored past the end of a shorter layer: the one above it had the last say.
             let Some(in_layer) = inside(layer.size(), at, length) else {
-                return Ok(Found { depth, length, kind: Some(RunKind::Zero { host: None }) });
+                return Ok(Found {
+                    depth: depth.saturating_sub(1),
+                    length,
+                    kind: Some(unallocated),
+                });
             };
             let run = layer.lookup(at, in_layer).await?;
             length = run.length;
@@ -92,7 +97,7 @@ impl<S: Storage> Image<S> {
         };
         match inside(base.size(), at, length) {
             Some(length) => Ok(Found { depth, length, kind: None }),
-            None => Ok(Found { depth, length, kind: Some(RunKind::Zero { host: None }) }),
+            None => Ok(Found { depth: depth - 1, length, kind: Some(unallocated) }),
         }
     }
 

@@ -293,6 +293,9 @@ fn chains(book: &mut Book) {
     book.page("over-over-qcow2", &[Feature::Backing, Feature::ClusterSize(4096)])
         .overlay("over-qcow2", "qcow2", "cluster_size=4096", Some("6M"))
         .scatter(6 * MIB, 8, 20_000);
+    book.page("over-raw-shorter-subclusters", &[Feature::Backing, Feature::ExtendedL2])
+        .overlay("raw-sparse", "raw", "extended_l2=on", Some("12M"))
+        .scatter(12 * MIB, 12, 10_000);
     book.page("over-zlib", &[Feature::Backing, Feature::Zlib])
         .overlay("zlib-mixed", "qcow2", "", None)
         .io(&["write -q -P 8 10k 1k", "write -q -c -P 9 64k 64k"]);

@@ -1,9 +1,7 @@
 //! The runs of a disk as qemu-img reports them: present, zero, data, and in which layer.
 //!
-//! The engine's extents say how a run is mapped. Three facts are added here, because tools report
+//! The engine's extents say how a run is mapped. Two facts are added here, because tools report
 //! them and guests do not care:
-//!   - past the end of a shorter layer nothing is stored, and the layer above it is the last that
-//!     was asked;
 //!   - a raw file counts in whole sectors, so its last one may end in zeros that are not in it;
 //!   - in an image with preallocated metadata, mapped clusters may lie in holes of the file.
 
@@ -134,12 +132,12 @@ impl<'a> BlockStatuses<'a> {
             }
             ExtentKind::Zero { host } => {
                 let offset = host.map(HostOffset::get);
-                self.add_zeros(BlockStatus { zero: true, offset, ..run });
+                self.found.push_back(BlockStatus { zero: true, offset, ..run });
             }
             ExtentKind::Unallocated { host } => {
                 let offset = host.map(HostOffset::get);
                 let run = BlockStatus { present: false, zero: true, offset, ..run };
-                self.found.push_back(run);
+                self.add_unallocated(run);
             }
         }
         Ok(())
@@ -191,24 +189,19 @@ impl<'a> BlockStatuses<'a> {
         Ok(())
     }
 
-    /// Divides a run of zeros at the end of its layer: behind it the zeros are nobody's.
-    fn add_zeros(&mut self, run: BlockStatus) {
-        let facts = &self.layers[run.depth as usize];
-        let sectors_end = facts.size.next_multiple_of(SECTOR_BYTES);
-        let end = run.start + run.length;
-        let cuts = [facts.size, sectors_end].map(|cut| cut.clamp(run.start, end));
-        let (inside, last_sector, behind) = (cuts[0] - run.start, cuts[1] - cuts[0], end - cuts[1]);
-        if 0 < inside {
-            self.found.push_back(run.part(run.start, inside));
+    /// A run that nobody has may begin with the last sector of the raw file below, which has it.
+    fn add_unallocated(&mut self, run: BlockStatus) {
+        let below = self.layers.get(run.depth as usize + 1).map_or(0, |facts| facts.size);
+        let sector_end = below.next_multiple_of(SECTOR_BYTES);
+        let in_sector = match below == run.start {
+            true => run.length.min(sector_end - below),
+            false => 0,
+        };
+        if 0 < in_sector {
+            self.found.push_back(zeros_behind_file(run.start, in_sector, run.depth + 1));
         }
-        if 0 < last_sector {
-            self.found.push_back(zeros_behind_file(cuts[0], last_sector, run.depth));
-        }
-        if 0 < behind {
-            let run = BlockStatus { present: false, offset: None, ..run.part(cuts[1], behind) };
-            // The engine names the layer that was too short; the one above it was the last to be
-            // asked.
-            self.found.push_back(BlockStatus { depth: run.depth.saturating_sub(1), ..run });
+        if in_sector < run.length {
+            self.found.push_back(run.part(run.start + in_sector, run.length - in_sector));
         }
     }
 }

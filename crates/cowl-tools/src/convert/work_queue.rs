@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cowl::{ByteCount, Extent, ExtentKind};
+use cowl::{ByteCount, Extent};
 
 use crate::Progress;
 use crate::convert::options::{ConvertError, ConvertOptions, ZeroDetection};
@@ -181,7 +181,9 @@ impl<'a> WorkQueue<'a> {
 
     fn part(&self, extent: &Extent) -> Part {
         let start = extent.start.get();
-        let is_below = 0 < extent.depth || matches!(extent.kind, ExtentKind::Unallocated { .. });
+        // Zeros for want of a layer below are the source's own: nothing says that the target's
+        // backing file has them.
+        let is_below = 0 < extent.depth;
         let kind = match extent.reads_as_zero() {
             _ if self.only_top_layer && is_below => PartKind::Backing,
             true => PartKind::Zero,
