@@ -122,7 +122,9 @@ impl L2Entry {
         context: EntryContext,
     ) -> Result<Option<HostOffset>, Corruption> {
         let host = self.raw & OFFSET_MASK;
-        if host == 0 && !(context.has_data_file && self.is_copied()) {
+        let is_plain_zero = self.has_zero_flag() && !geometry.has_extended_l2();
+        let may_be_at_zero = context.has_data_file && self.is_copied() && !is_plain_zero;
+        if host == 0 && !may_be_at_zero {
             return Ok(None);
         }
         if !geometry.is_cluster_aligned(host) {
@@ -274,6 +276,8 @@ mod tests {
         assert_eq!(decode(copied, standard()), Ok(ClusterMapping::Unallocated));
         let at_zero = copied.decode(GuestOffset::ZERO, standard(), Version::V3, true);
         assert_eq!(at_zero, Ok(ClusterMapping::Data { host: HostOffset::ZERO }));
+        let zero = raw(1 << 63 | 1).decode(GuestOffset::ZERO, standard(), Version::V3, true);
+        assert_eq!(zero, Ok(ClusterMapping::Zero { host: None }));
     }
 
     #[test]

@@ -345,6 +345,10 @@ fn data_files(book: &mut Book) {
     book.page("data-file-subclusters", &[Feature::DataFile, Feature::ExtendedL2])
         .create("data_file=data-file-subclusters.data,extended_l2=on", "4M")
         .scatter(4 * MIB, 8, 10_000);
+    // The first cluster of a data file is at offset 0; here it is zero, and says so.
+    book.page("data-file-zero-first", &[Feature::DataFile, Feature::Zero])
+        .create("data_file=data-file-zero-first.data,data_file_raw=on", "1M")
+        .io(&["write -q -P 1 0 128k", "write -q -z -u 0 64k"]);
 }
 
 fn snapshots_and_bitmaps(book: &mut Book) {

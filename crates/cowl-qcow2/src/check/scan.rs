@@ -132,10 +132,11 @@ impl Scan<'_> {
     }
 
     fn kind(&self, entry: L2Entry) -> EntryKind {
-        let has_host = entry.offset_unchecked() != 0 || (self.has_data_file && entry.is_copied());
-        let zero_flag = entry.has_zero_flag()
-            && !self.geometry.has_extended_l2()
-            && self.version == Version::V3;
+        let flagged = entry.has_zero_flag() && !self.geometry.has_extended_l2();
+        let zero_flag = flagged && self.version == Version::V3;
+        // The first cluster of a data file has offset 0, and only COPIED tells it from none.
+        let has_host =
+            entry.offset_unchecked() != 0 || (self.has_data_file && entry.is_copied() && !flagged);
         match (entry.is_compressed(), has_host) {
             (true, _) => EntryKind::Compressed,
             (false, true) => EntryKind::Allocated,
