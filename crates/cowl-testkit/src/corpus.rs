@@ -366,6 +366,9 @@ fn snapshots_and_bitmaps(book: &mut Book) {
             .img(&["snapshot", "-c", "a second one with a rather long name", name])
             .scatter(2 * MIB, 6, 50_000);
     }
+    book.page("over-with-snapshots", &[Feature::Snapshots, Feature::Backing])
+        .overlay("raw-sparse", "raw", "", None)
+        .img(&["snapshot", "-c", "first", "over-with-snapshots"]);
     book.page("snapshot-of-other-size", &[Feature::Snapshots])
         .create("", "2M")
         .io(&["write -q -P 1 0 2M"])

@@ -13,12 +13,12 @@ use serde::{Serialize, Serializer};
 pub struct ImageInfo {
     /// The files below: the image file and, where it was opened, more.
     pub children: Vec<ChildInfo>,
-    /// Internal snapshots.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub snapshots: Vec<SnapshotInfo>,
     /// Format of the backing file, where the image states one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
+    /// Internal snapshots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotInfo>,
     /// Size of the disk in bytes.
     pub virtual_size: u64,
     /// The name the image was opened by.
