@@ -400,6 +400,7 @@ impl Target {
             return Err(Failure::usage(format!("Unknown file format '{format}'")));
         }
         let given = creation(options, &format).map_err(Failure::usage)?;
+        check_backing(options, &given).map_err(Failure::usage)?;
         check_compression(options, &format, &given).map_err(Failure::usage)?;
         if options.bitmaps {
             return Err(option::not_available("copying bitmaps (--bitmaps)"));
@@ -420,6 +421,10 @@ impl Target {
 fn creation(options: &Options, format: &str) -> Result<CreationOptions, String> {
     let mut list = options.list.clone();
     let given = CreationOptions::parse(format, &list)?;
+    if options.no_create {
+        // Nothing is created, so a backing file is no option of the target.
+        return Ok(given);
+    }
     if format != "qcow2" && options.backing.is_some() {
         return Err(format!("Backing file not supported for file format '{format}'"));
     }
@@ -427,17 +432,22 @@ fn creation(options: &Options, format: &str) -> Result<CreationOptions, String> 
         return Err(format!("Backing file format not supported for file format '{format}'"));
     }
     if options.backing.is_none() && options.backing_format.is_none() {
-        return check_backing(given);
+        return Ok(given);
     }
     list.set("backing_file", options.backing.as_deref());
     list.set("backing_fmt", options.backing_format.as_deref());
-    check_backing(CreationOptions::parse(format, &list)?)
+    CreationOptions::parse(format, &list)
 }
 
-fn check_backing(given: CreationOptions) -> Result<CreationOptions, String> {
-    match (given.text("backing_file"), given.text("backing_fmt")) {
-        (Some(_), None) => Err("Use of backing file requires explicit backing format".into()),
-        _ => Ok(given),
+fn check_backing(options: &Options, given: &CreationOptions) -> Result<(), &'static str> {
+    let backing = given.text("backing_file");
+    if (backing.is_some() || options.backing.is_some()) && 1 < options.sources.len() {
+        return Err("Having a backing file for the target makes no sense when concatenating \
+                    multiple input images");
+    }
+    match (backing, given.text("backing_fmt")) {
+        (Some(_), None) => Err("Use of backing file requires explicit backing format"),
+        _ => Ok(()),
     }
 }
 
