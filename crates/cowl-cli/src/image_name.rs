@@ -67,6 +67,16 @@ impl ImageName {
         name.map_err(|reason| could_not_open(&given, &reason))
     }
 
+    /// The file that an operand names for a new image. It is a plain name or `file:NAME`: to say more
+    /// is for images that exist.
+    pub(crate) fn new_file(operand: &OsStr) -> Result<PathBuf, String> {
+        let given = operand.to_string_lossy();
+        match given.strip_prefix("json:") {
+            Some(_) => Err("Unknown protocol 'json'".into()),
+            None => Ok(parse_name(operand, &given)?.path),
+        }
+    }
+
     /// A local file that another option named.
     pub(crate) fn local(path: PathBuf, format: Option<&str>) -> Self {
         let given = path.to_string_lossy().into_owned();
@@ -315,6 +325,16 @@ mod tests {
     fn parsed(operand: &str, image_opts: bool) -> String {
         let name = name(operand, None, image_opts).unwrap();
         format!("{} {}", name.display(), name.format.as_deref().unwrap_or("-"))
+    }
+
+    #[test]
+    fn new_images_are_local_files() {
+        let path = |text: &str| ImageName::new_file(OsStr::new(text));
+        for (text, name) in [("a", "a"), ("file:a", "a"), ("./a:b", "./a:b"), ("file:a:b", "a:b")] {
+            assert_eq!(path(text), Ok(name.into()));
+        }
+        assert_eq!(path("nbd:a:1"), Err("Unknown protocol 'nbd'".into()));
+        assert_eq!(path("json:{}"), Err("Unknown protocol 'json'".into()));
     }
 
     #[test]

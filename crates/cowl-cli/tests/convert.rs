@@ -201,6 +201,8 @@ fn failures_are_told_in_the_same_words_and_leave_nothing() {
         "convert -o nope=x zeros b",
         "convert zeros nowhere/b",
         "convert zeros .",
+        "convert zeros nope:b",
+        "convert zeros json:{}",
         "convert -O qcow2 zeros .",
         "convert over-missing b",
         "convert --image-opts driver=qcow2,file.filename=nowhere b",

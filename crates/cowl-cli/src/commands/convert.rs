@@ -388,7 +388,7 @@ impl Target {
         let (path, format) = match options.target_image_opts {
             false => {
                 let format = options.target_format.clone().unwrap_or("raw".into());
-                (PathBuf::from(&options.target), format)
+                (Self::path(options, &format)?, format)
             }
             true => {
                 let name = ImageName::parse(&options.target, None, true)?;
@@ -414,6 +414,15 @@ impl Target {
             Failure::usage(message).about(&path)
         })?;
         Ok(Self { path, format, image, has_backing, exists: options.no_create })
+    }
+
+    /// The file that is meant.
+    fn path(options: &Options, format: &str) -> Result<PathBuf, Failure> {
+        if options.no_create {
+            return Ok(ImageName::parse(&options.target, Some(format), false)?.path);
+        }
+        ImageName::new_file(&options.target)
+            .map_err(|reason| Failure::usage(reason).about(Path::new(&options.target)))
     }
 }
 

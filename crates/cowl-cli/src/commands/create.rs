@@ -144,6 +144,7 @@ fn create(options: &Options, session: &Session) -> Result<(), String> {
     if !["raw", "qcow2"].contains(&format) {
         return Err(format!("Unknown file format '{format}'"));
     }
+    ImageName::new_file(&options.path)?;
     let mut list = options.list.clone();
     if format != "qcow2" && options.backing.is_some() {
         return Err(format!("Backing file not supported for file format '{format}'"));
@@ -171,8 +172,8 @@ fn create(options: &Options, session: &Session) -> Result<(), String> {
         }
         _ => NewImage::Raw { size: ByteCount::new(size), preallocation },
     };
-    let target = Path::new(&options.path);
-    cowl_tools::create(target, &image).map_err(|error| new_image::words(&error, target))
+    let target = ImageName::new_file(&options.path)?;
+    cowl_tools::create(&target, &image).map_err(|error| new_image::words(&error, &target))
 }
 
 /// Looks at the backing file, unless told not to; its size.

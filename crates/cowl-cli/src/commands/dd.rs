@@ -145,6 +145,8 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
         "qcow2" => DdTarget::Qcow2,
         _ => return Err(Failure::usage("Unknown file format").into()),
     };
+    let target = ImageName::new_file(&options.output)
+        .map_err(|reason| Failure::usage(reason).about(Path::new(&options.output)))?;
     // A script that says qemu-img gets what qemu-img does, which is hardly what anybody wants.
     let count_from = if session.is_drop_in() { CountFrom::Start } else { CountFrom::BehindSkip };
     let (size, skip, count) = (options.block_size, options.skip, options.count);
@@ -161,8 +163,7 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
         ProgressOptions { mode: options.common.progress(), operation: "dd", step: 1.0 },
         Arc::clone(&session.output),
     );
-    let target = Path::new(&options.output);
-    let result = cowl_tools::dd(&source, range, target, kind, &printer);
+    let result = cowl_tools::dd(&source, range, &target, kind, &printer);
     if result.is_ok() {
         printer.complete();
     }
