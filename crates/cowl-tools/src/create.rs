@@ -1,6 +1,6 @@
 //! `create`: a new image without data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cowl::{ByteCount, Caching};
@@ -41,6 +41,7 @@ pub fn create(target: &Path, image: &NewImage) -> Result<(), CreateError> {
         }
         NewImage::Qcow2 { options, preallocation } => {
             options.check()?;
+            check_data_file(target, options)?;
             let file = Replacement::create(target, Caching::PageCache)?;
             let data = data_file(options)?;
             let files = BuilderFiles {
@@ -70,10 +71,30 @@ async fn allocate_raw(
     file.allocate(cowl::HostOffset::ZERO, size, how, Purpose::Preallocation).await
 }
 
+/// Refuses a data file that is the image: whichever is written last would replace the other.
+pub(crate) fn check_data_file(target: &Path, options: &CreateOptions) -> Result<(), CreateError> {
+    let is_target = data_file_path(options).is_some_and(|data| place(data) == place(target));
+    if is_target { Err(CreateError::DataFileIsImage) } else { Ok(()) }
+}
+
+/// Where a name leads, whether there is a file yet or not.
+fn place(path: &Path) -> PathBuf {
+    let whole = std::fs::canonicalize(path).ok();
+    let in_folder = || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = std::fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    whole.or_else(in_folder).unwrap_or_else(|| path.to_owned())
+}
+
 /// The external data file, which the image names relative to the working folder.
-fn data_file(options: &CreateOptions) -> Result<Option<Replacement>, StorageError> {
+fn data_file_path(options: &CreateOptions) -> Option<&Path> {
     use std::os::unix::ffi::OsStrExt;
-    let Some(name) = &options.data_file else { return Ok(None) };
-    let path = Path::new(std::ffi::OsStr::from_bytes(name));
-    Replacement::create(path, Caching::PageCache).map(Some)
+    options.data_file.as_deref().map(|name| Path::new(std::ffi::OsStr::from_bytes(name)))
+}
+
+fn data_file(options: &CreateOptions) -> Result<Option<Replacement>, StorageError> {
+    let create = |path| Replacement::create(path, Caching::PageCache);
+    data_file_path(options).map(create).transpose()
 }

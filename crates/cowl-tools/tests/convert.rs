@@ -254,3 +254,22 @@ fn the_digest_is_that_of_the_guest_content() {
     assert_eq!(digest("in.raw"), [0xe3, 0xb0, 0xc4, 0x42]);
     assert_eq!(digest("zeros.raw"), [0x07, 0x6a, 0x27, 0xc7]);
 }
+
+#[test]
+fn an_image_is_never_its_own_data_file() {
+    let folder = Folder::new();
+    fs::write(folder.path("in.raw"), content(100_000)).unwrap();
+    fs::create_dir(folder.path("sub")).unwrap();
+    for name in ["out", "sub/../out"] {
+        let data_file = Some(folder.path(name).into_os_string().into_encoded_bytes());
+        let size = ByteCount::new(100_352);
+        let new = CreateOptions { data_file, ..CreateOptions::new(size) };
+        let image =
+            NewImage::Qcow2 { options: Box::new(new.clone()), preallocation: Preallocation::Off };
+        assert!(create(&folder.path("out"), &image).is_err());
+        let source = [open(&folder.path("in.raw"))];
+        let result = convert(&source, &folder.path("out"), &options(qcow2(new)), &Unwatched);
+        assert!(matches!(result, Err(ConvertError::Create(_))), "{result:?}");
+        assert_eq!(folder.names(), ["in.raw", "sub"]);
+    }
+}

@@ -135,6 +135,8 @@ fn power_of_two(number: u64) -> Option<u32> {
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the message of each variant says what it means")]
 pub enum CreateError {
+    #[error("an image cannot be its own external data file")]
+    DataFileIsImage,
     #[error("Cluster size must be a power of two between 512 and 2048k")]
     ClusterSize,
     #[error("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes")]

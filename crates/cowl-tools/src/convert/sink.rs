@@ -74,6 +74,9 @@ impl Sink {
         options: &ConvertOptions,
         size: u64,
     ) -> Result<Self, ConvertError> {
+        if let TargetImage::Qcow2 { create, .. } = &options.target {
+            crate::create::check_data_file(target, create)?;
+        }
         let output = open_output(target, options)?;
         let image = match &options.target {
             TargetImage::Raw { preallocation } => {
