@@ -28,3 +28,20 @@ fn a_terminated_copy_removes_its_file_and_dies_of_the_signal() {
     assert_eq!(copy.wait().unwrap().signal(), Some(SIGTERM));
     assert_eq!(names(), 1);
 }
+
+#[test]
+fn the_limit_for_files_is_an_error_that_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.raw"), vec![1; 8 << 20]).unwrap();
+    for format in ["raw", "qcow2"] {
+        let script = format!("ulimit -f 1024; exec \"$0\" convert -O {format} in.raw out");
+        let copy = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_cowl")])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(copy.status.code(), Some(1), "{copy:?}");
+        assert!(String::from_utf8_lossy(&copy.stderr).contains("File too large"), "{copy:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
