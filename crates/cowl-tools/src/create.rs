@@ -94,7 +94,8 @@ fn data_file_path(options: &CreateOptions) -> Option<&Path> {
     options.data_file.as_deref().map(|name| Path::new(std::ffi::OsStr::from_bytes(name)))
 }
 
-fn data_file(options: &CreateOptions) -> Result<Option<Replacement>, StorageError> {
+/// A new external data file, if the image shall have one.
+pub(crate) fn data_file(options: &CreateOptions) -> Result<Option<Replacement>, StorageError> {
     let create = |path| Replacement::create(path, Caching::PageCache);
     data_file_path(options).map(create).transpose()
 }

@@ -310,3 +310,29 @@ fn an_image_is_never_its_own_data_file() {
         assert_eq!(folder.names(), ["in.raw", "sub"]);
     }
 }
+
+#[test]
+fn a_failed_copy_leaves_the_old_data_file_too() {
+    let folder = Folder::new();
+    fs::write(folder.path("in.raw"), vec![5; 1 << 20]).unwrap();
+    let new = |folder: &Folder| CreateOptions {
+        data_file: Some(folder.path("data").into_os_string().into_encoded_bytes()),
+        data_file_raw: true,
+        ..CreateOptions::new(ByteCount::new(1 << 20))
+    };
+    let image = folder.path("image");
+    let copy = options(qcow2(new(&folder)));
+    convert(&[open(&folder.path("in.raw"))], &image, &copy, &Unwatched).unwrap();
+    assert!(bytes_of(&image) == vec![5; 1 << 20]);
+    assert!(fs::read(folder.path("data")).unwrap() == vec![5; 1 << 20]);
+    let create = CreateOptions::new(ByteCount::new(1 << 20));
+    let compress = ConvertOptions { compress: true, ..options(qcow2(create)) };
+    let damaged = folder.path("damaged");
+    convert(&[open(&folder.path("in.raw"))], &damaged, &compress, &Unwatched).unwrap();
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[4 * 65_536..4 * 65_536 + 8].fill(0xff);
+    fs::write(&damaged, bytes).unwrap();
+    assert!(convert(&[open(&damaged)], &image, &copy, &Unwatched).is_err());
+    assert!(bytes_of(&image) == vec![5; 1 << 20]);
+    assert_eq!(folder.names(), ["damaged", "data", "image", "in.raw"]);
+}

@@ -57,6 +57,8 @@ pub struct OpenOptions {
     pub follow: Follow,
     /// Which backing file to use.
     pub backing: Backing,
+    /// The top image's external data file, instead of the one that the image names.
+    pub data_file: Option<PathBuf>,
     /// Who else may use the files.
     pub sharing: Sharing,
     /// Whether the page cache is used.
@@ -79,6 +81,7 @@ impl OpenOptions {
             format: None,
             follow: Follow::LocalFiles,
             backing: Backing::FromImage,
+            data_file: None,
             sharing: Sharing::NoWriters,
             caching: Caching::PageCache,
             snapshot: None,
@@ -264,6 +267,9 @@ impl<O: StorageOpener> Opening<'_, O> {
     fn open_data_file(&self, image: &Path, header: &Header) -> Result<Option<O::Storage>, Error> {
         if !header.has_data_file() {
             return Ok(None);
+        }
+        if let Some(path) = self.options.data_file.as_ref().filter(|_| self.layers.is_empty()) {
+            return Ok(Some(self.open_file(path, FileKinds::Any)?));
         }
         let name = header.data_file_name.as_deref().unwrap_or_default();
         if self.options.follow == Follow::Nothing {

@@ -402,6 +402,7 @@ impl Target {
         let given = creation(options, &format).map_err(Failure::usage)?;
         check_backing(options, &given).map_err(Failure::usage)?;
         check_compression(options, &format, &given).map_err(Failure::usage)?;
+        check_backing_opens(options, &path, &given)?;
         if options.bitmaps {
             return Err(option::not_available("copying bitmaps (--bitmaps)"));
         }
@@ -415,9 +416,8 @@ impl Target {
         })?;
         Ok(Self { path, format, image, has_backing, exists: options.no_create })
     }
-}
 
-impl Target {
+    /// The file that is meant.
     fn path(options: &Options, format: &str) -> Result<PathBuf, Failure> {
         if options.no_create {
             return Ok(ImageName::parse(&options.target, Some(format), false)?.path);
@@ -447,6 +447,26 @@ fn creation(options: &Options, format: &str) -> Result<CreationOptions, String> 
     list.set("backing_file", options.backing.as_deref());
     list.set("backing_fmt", options.backing_format.as_deref());
     CreationOptions::parse(format, &list)
+}
+
+/// The backing file has to open from where the target will be; its name is relative to that.
+fn check_backing_opens(
+    options: &Options,
+    target: &Path,
+    given: &CreationOptions,
+) -> Result<(), Failure> {
+    let Some(backing) = given.text("backing_file").filter(|_| !options.no_create) else {
+        return Ok(());
+    };
+    let opened = cowl::resolve_backing_name(target, backing.as_bytes())
+        .map_err(|error| disk::words(&error))
+        .and_then(|path| {
+            disk::open_words(&ImageName::local(path, given.text("backing_fmt"))).map(drop)
+        });
+    opened.map_err(|reason| {
+        let target = target.display();
+        Failure::usage(format!("Could not open '{target}': Could not open backing file: {reason}"))
+    })
 }
 
 fn check_backing(options: &Options, given: &CreationOptions) -> Result<(), &'static str> {

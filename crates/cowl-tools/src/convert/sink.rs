@@ -36,6 +36,8 @@ pub(super) struct Chunk {
 pub(super) struct Sink {
     image: Image,
     output: Output,
+    /// The external data file, which gets its name together with the image.
+    data: Option<Replacement>,
     size: u64,
 }
 
@@ -78,6 +80,7 @@ impl Sink {
             crate::create::check_data_file(target, create)?;
         }
         let output = open_output(target, options)?;
+        let mut data = None;
         let image = match &options.target {
             TargetImage::Raw { preallocation } => {
                 let file = Arc::clone(output.file());
@@ -89,21 +92,24 @@ impl Sink {
                 Image::Raw { file, knows_zero, block }
             }
             TargetImage::Qcow2 { create, preallocation } => {
-                Self::start_qcow2(&output, create, *preallocation)?
+                data = crate::create::data_file(create)?;
+                let data = data.as_ref().map(|data| Arc::clone(data.file()));
+                Self::start_qcow2(&output, data, create, *preallocation)?
             }
         };
-        Ok(Self { image, output, size })
+        Ok(Self { image, output, data, size })
     }
 
     fn start_qcow2(
         output: &Output,
+        data: Option<Arc<FileStorage>>,
         create: &CreateOptions,
         preallocation: Preallocation,
     ) -> Result<Image, ConvertError> {
-        let data = match &create.data_file {
-            None => None,
-            Some(name) => Some(Arc::new(create_data_file(name, create.rounded_size())?)),
-        };
+        if let Some(data) = &data {
+            let size = ByteCount::new(create.rounded_size());
+            block_on(data.set_len(size, Purpose::FileLength))?;
+        }
         let files = BuilderFiles { image: Arc::clone(output.file()), data };
         let builder = Builder::new(files, create)?;
         let everything = preallocation != Preallocation::Off || create.data_file_raw;
@@ -216,13 +222,14 @@ impl Sink {
                 Format::Qcow2
             }
         };
-        Ok(Written { output: self.output, format })
+        Ok(Written { output: self.output, data: self.data, format })
     }
 }
 
 /// A complete target that does not have its name yet.
 pub(super) struct Written {
     output: Output,
+    data: Option<Replacement>,
     format: Format,
 }
 
@@ -233,6 +240,7 @@ impl Written {
             format: Some(self.format),
             sharing: cowl::Sharing::Anyone,
             backing,
+            data_file: self.data.as_ref().map(|data| data.temporary_path().to_owned()),
             ..OpenOptions::local()
         };
         block_on(Disk::open_with(&Files, self.output.path(), &options))
@@ -240,6 +248,9 @@ impl Written {
 
     /// Makes it durable and gives it its name.
     pub(super) fn commit(self, options: &ConvertOptions) -> Result<(), ConvertError> {
+        if let Some(data) = self.data {
+            block_on(data.commit(options.durability))?;
+        }
         match self.output {
             Output::New(replacement) => block_on(replacement.commit(options.durability))?,
             Output::Existing { file, .. } => {
@@ -290,14 +301,6 @@ fn prepare_raw(
     };
     block_on(file.allocate(HostOffset::ZERO, length, how, Purpose::Preallocation))?;
     Ok(true)
-}
-
-fn create_data_file(name: &[u8], size: u64) -> Result<FileStorage, ConvertError> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = Path::new(std::ffi::OsStr::from_bytes(name));
-    let file = FileStorage::open(path, FileOptions::create())?;
-    block_on(file.set_len(ByteCount::new(size), Purpose::FileLength))?;
-    Ok(file)
 }
 
 fn write_zeros(builder: &Builder<FileStorage>, range: Range<u64>) -> Result<(), ConvertError> {
