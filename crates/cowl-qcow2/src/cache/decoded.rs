@@ -19,23 +19,12 @@ pub(crate) struct DecodedCluster {
     charge: Charge,
 }
 
-/// Where a cluster is decompressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Inflate {
-    /// On the calling thread: the request wants one cluster, and a worker would only add a detour.
-    Here,
-    /// By the embedder's workers, beside the request's other clusters.
-    Offloaded,
-}
-
 /// Which compressed stream: two guest clusters with the same descriptor share it.
 #[derive(Clone, Copy)]
 pub(crate) struct DecodedKey {
     pub(crate) descriptor: CompressedDescriptor,
     /// For messages only.
     pub(crate) guest: GuestOffset,
-    /// For the loader only.
-    pub(crate) inflate: Inflate,
 }
 
 impl PartialEq for DecodedKey {
@@ -82,8 +71,7 @@ impl<S: Storage> AsyncLruCacheBackend for DecodedBackend<S> {
         result?;
         let decompressor = Arc::clone(&self.decompressor);
         let decompress = move || decompressor.decompress(&stream);
-        let offload = self.offload.as_ref().filter(|_| key.inflate == Inflate::Offloaded);
-        let decoded = offload::run(offload, decompress).await?;
+        let decoded = offload::run(self.offload.as_ref(), decompress).await?;
         let bytes = decoded.map_err(|reason| Error::Corrupt {
             path: self.file.name().to_owned(),
             corruption: cowl_format::Corruption::Inflate { guest: key.guest, at, reason },

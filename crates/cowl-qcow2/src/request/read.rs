@@ -11,7 +11,7 @@ use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_storage::{IoBuffer, Purpose, Storage};
 use futures_util::future::try_join_all;
 
-use crate::cache::{DecodedKey, Inflate};
+use crate::cache::DecodedKey;
 use crate::mapping::RunKind;
 use crate::{Error, Image};
 
@@ -60,14 +60,14 @@ impl<S: Storage> Image<S> {
         }
         let first = self.piece(at, buffer.len()).await?;
         if first.length == buffer.len() {
-            return self.fill(first.source, Inflate::Here, buffer).await;
+            return self.fill(first.source, buffer).await;
         }
         let pieces = self.pieces(at, first, buffer.len()).await?;
         let mut rest = buffer;
         let fills = pieces.into_iter().map(|piece| {
             let (head, tail) = std::mem::take(&mut rest).split_at_mut(piece.length);
             rest = tail;
-            self.fill(piece.source, Inflate::Offloaded, head)
+            self.fill(piece.source, head)
         });
         try_join_all(fills).await?;
         Ok(())
@@ -151,19 +151,14 @@ impl<S: Storage> Image<S> {
             },
             RunKind::Compressed { descriptor, skip } => {
                 let guest = GuestOffset::new(at.get() - skip.get());
-                let key = DecodedKey { descriptor, guest, inflate: Inflate::Offloaded };
+                let key = DecodedKey { descriptor, guest };
                 Source::Compressed { depth, key, skip: skip.as_usize() }
             }
         };
         Ok(Piece { length, source })
     }
 
-    async fn fill(
-        &self,
-        source: Source<'_, S>,
-        inflate: Inflate,
-        buffer: &mut [u8],
-    ) -> Result<(), Error> {
+    async fn fill(&self, source: Source<'_, S>, buffer: &mut [u8]) -> Result<(), Error> {
         match source {
             Source::Zero => {
                 buffer.fill(0);
@@ -173,7 +168,7 @@ impl<S: Storage> Image<S> {
                 fill_from(file.as_ref(), at, buffer, purpose).await
             }
             Source::Compressed { depth, key, skip } => {
-                self.fill_decoded(depth, DecodedKey { inflate, ..key }, skip, buffer).await
+                self.fill_decoded(depth, key, skip, buffer).await
             }
             Source::Base { at } => {
                 let base = self.base().expect("a base piece comes from the base");
