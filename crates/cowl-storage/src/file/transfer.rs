@@ -106,7 +106,7 @@ pub(crate) fn read_vectored(
     Ok(done)
 }
 
-/// As [`write`], from several buffers one after another.
+/// As [`write()`], from several buffers one after another.
 pub(crate) fn write_vectored(
     fd: BorrowedFd<'_>,
     at: u64,
