@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use async_lock::OnceCell;
 use rustc_hash::FxBuildHasher;
+use seize::Guard;
 
 use crate::Error;
 
@@ -79,6 +80,9 @@ struct Entry<V> {
     last_used: AtomicU64,
 }
 
+/// Values that may wait to be freed while an eviction is under way; it frees them all in the end.
+const EVICTED_MAX: usize = 1024;
+
 type Map<K, V> = papaya::HashMap<K, Arc<Entry<V>>, FxBuildHasher>;
 
 /// The cache; see the file head for what it promises.
@@ -103,10 +107,9 @@ where
     /// An empty cache of at most `weight_max` bytes.
     pub fn new(backend: B, weight_max: usize) -> Self {
         Self {
-            // Evicted values are freed at once, not in batches: they are what the limit is about.
             map: papaya::HashMap::builder()
                 .hasher(FxBuildHasher)
-                .collector(seize::Collector::new().batch_size(1))
+                .collector(seize::Collector::new().batch_size(EVICTED_MAX))
                 .build(),
             backend,
             weight: Arc::new(AtomicUsize::new(0)),
@@ -218,9 +221,10 @@ where
 
     /// Evicts down to seven eighths of the limit; returns how many went.
     fn evict_oldest(&self) -> usize {
-        let map = self.map.pin();
-        let mut entries: Vec<(u64, K)> = map
-            .iter()
+        let guard = self.map.guard();
+        let mut entries: Vec<(u64, K)> = self
+            .map
+            .iter(&guard)
             .filter(|(_, entry)| entry.value.is_initialized())
             .map(|(key, entry)| (entry.last_used.load(Ordering::Relaxed), *key))
             .collect();
@@ -235,11 +239,15 @@ where
             if weight <= target {
                 break;
             }
-            if let Some(value) = map.remove(&key).and_then(|entry| entry.value.get()) {
+            let removed = self.map.remove(&key, &guard);
+            if let Some(value) = removed.and_then(|entry| entry.value.get()) {
                 weight = weight.saturating_sub(B::charge(value).bytes());
                 evicted += 1;
             }
         }
+        // Freed now and together: evicted values are what the limit is about, and each step of the
+        // reclamation interrupts every core.
+        guard.flush();
         evicted
     }
 }
