@@ -3,8 +3,8 @@
 use cowl_format::{ByteCount, HostOffset};
 use cowl_storage::{IoBuffer, IoResult, Purpose, Storage};
 
-/// Fills `buffer` from `at`: at once where the page cache has the bytes, by a request otherwise. To a
-/// ring, a request costs ten times as much.
+/// Fills `buffer` from `at`: at once where the page cache has the bytes, by a request otherwise. To
+/// a ring, a request costs ten times as much.
 pub(crate) async fn read<S: Storage>(
     file: &S,
     at: HostOffset,

@@ -1,7 +1,8 @@
 //! One disk, read by many threads and many tasks at once: always the same bytes.
 //!
-//! The disk is a chain: extended L2 entries with partly written clusters, over compressed clusters, over
-//! a shorter raw file. QEMU makes it, so these tests need qemu-img and qemu-io; a skip is printed.
+//! The disk is a chain: extended L2 entries with partly written clusters, over compressed clusters,
+//! over a shorter raw file. QEMU makes it, so these tests need qemu-img and qemu-io; a skip is
+//! printed.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
