@@ -14,6 +14,7 @@ mod image;
 mod layer;
 mod open;
 
+mod host;
 mod mapping;
 
 mod cache;

@@ -11,7 +11,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
 use crate::request::Decompressor;
-use crate::{Error, Offload, offload};
+use crate::{Error, Offload, host, offload};
 
 /// The bytes of one guest cluster.
 pub(crate) struct DecodedCluster {
@@ -67,7 +67,8 @@ impl<S: Storage> AsyncLruCacheBackend for DecodedBackend<S> {
     async fn load(&self, key: DecodedKey, charge: Charge) -> Result<DecodedCluster, Error> {
         let stream = IoBuffer::zeroed(key.descriptor.length_max().as_usize());
         let at = key.descriptor.host();
-        let (result, stream) = self.file.read(at, stream, Purpose::CompressedData).await;
+        let (result, stream) =
+            host::read(self.file.as_ref(), at, stream, Purpose::CompressedData).await;
         result?;
         let decompressor = Arc::clone(&self.decompressor);
         let decompress = move || decompressor.decompress(&stream);

@@ -18,6 +18,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::Error;
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
+use crate::host;
 
 /// One L2 table.
 pub struct L2Table {
@@ -101,7 +102,7 @@ impl<S: Storage> L2CacheBackend<S> {
     async fn read_slice(&self, table: &L2Table, slice: usize) -> Result<Box<[AtomicU64]>, Error> {
         let at = table.host + ByteCount::from_usize(slice * self.slice_bytes);
         let buffer = IoBuffer::zeroed(self.slice_bytes);
-        let (result, buffer) = self.file.read(at, buffer, Purpose::L2Table).await;
+        let (result, buffer) = host::read(self.file.as_ref(), at, buffer, Purpose::L2Table).await;
         result?;
         Ok(buffer
             .chunks_exact(8)

@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 
 use crate::cache::DecodedKey;
 use crate::mapping::RunKind;
-use crate::{Error, Image};
+use crate::{Error, Image, host};
 
 /// Where the bytes of a piece come from.
 enum Source<'a, S: Storage> {
@@ -78,13 +78,8 @@ impl<S: Storage> Image<S> {
     pub async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
         match self.single_host_piece(at, buffer.len()).await {
             Err(error) => (Err(error), buffer),
-            Ok(Some((file, host, purpose))) => {
-                let mut buffer = buffer;
-                // What the page cache has costs a tenth of what a request to a ring costs.
-                if let Some(result) = file.try_read(host, &mut buffer, purpose) {
-                    return (result.map(drop).map_err(Error::from), buffer);
-                }
-                let (result, buffer) = file.read(host, buffer, purpose).await;
+            Ok(Some((file, at, purpose))) => {
+                let (result, buffer) = host::read(file.as_ref(), at, buffer, purpose).await;
                 (result.map(drop).map_err(Error::from), buffer)
             }
             Ok(None) => {
