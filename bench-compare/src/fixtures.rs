@@ -1,11 +1,11 @@
 //! The images that everybody works on. QEMU makes them, so that nobody reads his own handwriting.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::options::Options;
-use crate::{cowl_program, process};
+use crate::{cowl_program, process, sys};
 
 /// Where the images and programs are.
 pub(crate) struct Fixtures {
@@ -170,21 +170,12 @@ fn append_folder(
 
 /// Brings a file into the page cache. Holes are skipped: they have no pages to bring.
 pub(crate) fn warm(path: &Path) -> Result<(), String> {
-    use std::os::fd::AsRawFd;
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = File::open(path).map_err(failed)?;
     let mut block = vec![0; 1 << 20];
-    let mut at = 0_i64;
-    loop {
-        // SAFETY: plain integers to an open file.
-        let data = unsafe { libc::lseek(file.as_raw_fd(), at, libc::SEEK_DATA) };
-        if data < 0 {
-            return Ok(());
-        }
-        // SAFETY: as above.
-        let hole = unsafe { libc::lseek(file.as_raw_fd(), data, libc::SEEK_HOLE) };
-        // SAFETY: as above.
-        unsafe { libc::lseek(file.as_raw_fd(), data, libc::SEEK_SET) };
+    let mut at = 0;
+    while let Some((data, hole)) = sys::next_data(&file, at) {
+        file.seek(SeekFrom::Start(data.unsigned_abs())).map_err(failed)?;
         at = data;
         while at < hole {
             match file.read(&mut block).map_err(failed)? {
@@ -193,4 +184,5 @@ pub(crate) fn warm(path: &Path) -> Result<(), String> {
             }
         }
     }
+    Ok(())
 }

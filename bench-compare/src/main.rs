@@ -17,6 +17,7 @@ mod read_rows;
 mod readers;
 mod report;
 mod row;
+mod sys;
 
 use std::process::ExitCode;
 

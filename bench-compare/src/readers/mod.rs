@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::offsets::{BLOCK, Offsets};
-use crate::process;
+use crate::sys::Usage;
 
 /// Which order of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Clock {
     pub(crate) fn tick(&mut self, operations: u64) -> bool {
         let now = Instant::now();
         match self.started {
-            None if self.warm_until <= now => self.started = Some((now, process::own_cpu())),
+            None if self.warm_until <= now => self.started = Some((now, Usage::own().cpu)),
             None => {}
             Some(_) => self.count += operations,
         }
@@ -98,7 +98,7 @@ impl Clock {
     /// Operations in a second, and microseconds of processor time for each.
     pub(crate) fn rate_and_cpu(&self) -> Vec<f64> {
         let cpu = match self.started {
-            Some((_, before)) => (process::own_cpu() - before).as_secs_f64() * 1e6,
+            Some((_, before)) => (Usage::own().cpu - before).as_secs_f64() * 1e6,
             None => 0.0,
         };
         vec![self.rate(), cpu / self.count.max(1) as f64]

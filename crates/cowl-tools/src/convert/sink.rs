@@ -339,13 +339,19 @@ fn store_raw(
                     file.zero(at(range.start), length, ZeroMode::MayUnmap, Purpose::GuestData);
                 block_on(zero)?;
             }
-            (false, _) => {
-                let buffer = IoBuffer::from_slice(&chunk.buffer[range.clone()]);
-                block_on(file.write(at(range.start), buffer, Purpose::GuestData)).0?;
-            }
+            (false, _) => write_part(file, at(range.start), &chunk.buffer[range])?,
         }
     }
     Ok(())
+}
+
+/// Writes without a copy where the driver takes borrowed bytes.
+fn write_part(file: &FileStorage, at: HostOffset, bytes: &[u8]) -> Result<(), ConvertError> {
+    if let Some(result) = file.try_write(at, bytes, Purpose::GuestData) {
+        return Ok(result?);
+    }
+    let buffer = IoBuffer::from_slice(bytes);
+    Ok(block_on(file.write(at, buffer, Purpose::GuestData)).0?)
 }
 
 /// Splits `bytes` into blocks and joins neighbours that `skip` judges alike.
