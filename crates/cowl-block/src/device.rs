@@ -40,6 +40,21 @@ pub trait BlockDevice: Send + Sync {
     /// Writes all of `buffer` at guest offset `at`. Not durable before [`flush`](Self::flush).
     fn write(&self, at: GuestOffset, buffer: IoBuffer) -> impl Future<Output = DeviceResult>;
 
+    /// As [`write`](Self::write), and durable when it returns (force unit access). So is then
+    /// everything acknowledged before.
+    fn write_through(
+        &self,
+        at: GuestOffset,
+        buffer: IoBuffer,
+    ) -> impl Future<Output = DeviceResult> {
+        async move {
+            match self.write(at, buffer).await {
+                (Ok(()), buffer) => (self.flush().await, buffer),
+                failed => failed,
+            }
+        }
+    }
+
     /// Makes a range read as zeros.
     fn zero(
         &self,

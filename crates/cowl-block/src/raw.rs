@@ -118,6 +118,16 @@ impl<S: Storage> RawImage<S> {
         Ok(())
     }
 
+    /// Writes `bytes` at guest offset `at`, without a copy where the storage answers at once.
+    pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), BlockError> {
+        let host = self.host_of_write(at, ByteCount::from_usize(bytes.len()))?;
+        if let Some(result) = self.storage.try_write(host, bytes, self.purpose) {
+            return Ok(result?);
+        }
+        let (result, _) = self.storage.write(host, IoBuffer::from_slice(bytes), self.purpose).await;
+        Ok(result?)
+    }
+
     /// Where in the file a request goes, if it lies in the image.
     fn host(&self, at: GuestOffset, length: ByteCount) -> Result<HostOffset, BlockError> {
         let size = self.size();

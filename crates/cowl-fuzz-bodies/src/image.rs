@@ -95,7 +95,8 @@ fn open_layer(
     let data_file = header.has_data_file().then(|| file(&data[data.len() / 2..]));
     let files = LayerFiles { image: file(data), data: data_file };
     let snapshot = snapshot.map(str::to_owned);
-    let options = LayerOptions { cache: TINY, beyond_end, snapshot, offload: None };
+    let access = cowl_storage::Access::ReadOnly;
+    let options = LayerOptions { access, cache: TINY, beyond_end, snapshot, offload: None };
     block_on(Layer::open(files, header.clone(), options)).ok()
 }
 

@@ -46,6 +46,9 @@ pub enum Error {
         /// What was asked for.
         wanted: String,
     },
+    /// The image was opened for reading.
+    #[error("the image was opened read-only")]
+    ReadOnly,
     /// The request reaches past the end of the disk.
     #[error("request of {length} bytes at {at:#x} reaches past the end of the disk ({size} bytes)")]
     OutOfRange {
@@ -74,6 +77,7 @@ impl Error {
             Self::Storage(error) => error.errno(),
             Self::Encrypted { .. } => 95,
             Self::DataFileNeeded { .. } | Self::NoSuchSnapshot { .. } => 2,
+            Self::ReadOnly => 1,
             Self::OutOfRange { .. } => 28,
             Self::Backing(error) => error.errno(),
         }
@@ -84,6 +88,7 @@ impl From<Error> for BlockError {
     fn from(error: Error) -> Self {
         match error {
             Error::Storage(error) => Self::Storage(error),
+            Error::ReadOnly => Self::ReadOnly,
             Error::OutOfRange { at, length, size } => Self::OutOfRange { at, length, size },
             other => Self::Format { errno: other.errno(), source: Box::new(other) },
         }

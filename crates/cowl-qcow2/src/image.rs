@@ -59,6 +59,33 @@ impl<S: Storage> Image<S> {
         self.base.as_ref()
     }
 
+    /// Writes `bytes` at guest offset `at`.
+    pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
+        let _ = (at, bytes);
+        Err(Error::ReadOnly)
+    }
+
+    /// Compressed.
+    pub async fn write_compressed(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
+        let _ = (at, bytes);
+        Err(Error::ReadOnly)
+    }
+
+    /// Resize.
+    pub async fn resize(
+        &self,
+        size: ByteCount,
+        preallocation: crate::Preallocation,
+    ) -> Result<(), Error> {
+        let _ = (size, preallocation);
+        Err(Error::ReadOnly)
+    }
+
+    /// Close.
+    pub async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+
     pub(crate) fn check_range(&self, at: GuestOffset, length: ByteCount) -> Result<(), Error> {
         let size = self.size();
         match at.get().checked_add(length.get()) {

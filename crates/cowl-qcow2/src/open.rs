@@ -10,7 +10,7 @@ use cowl_format::{
     BitmapDirectory, ByteCount, Corruption, CryptMethod, Header, HostOffset, L1Entry,
     SnapshotTable, Table, UncheckedHeader,
 };
-use cowl_storage::{IoBuffer, Purpose, Storage};
+use cowl_storage::{Access, IoBuffer, Purpose, Storage};
 
 use crate::cache::CacheLimits;
 use crate::{Error, Layer, Offload};
@@ -27,6 +27,8 @@ pub enum BeyondEnd {
 /// How to open a layer.
 #[derive(Clone)]
 pub struct LayerOptions {
+    /// Whether the image may be changed.
+    pub access: Access,
     /// Memory of the caches.
     pub cache: CacheLimits,
     /// What to do with a mapping past the end of its file.

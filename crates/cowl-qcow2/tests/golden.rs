@@ -27,6 +27,7 @@ fn content(name: &str, snapshot: Option<&str>) -> Vec<u8> {
     let image = file(name);
     let header = header(&image);
     let options = LayerOptions {
+        access: cowl_storage::Access::ReadOnly,
         cache: CacheLimits::STANDARD,
         beyond_end: BeyondEnd::ReadZeros,
         snapshot: snapshot.map(str::to_owned),

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use cowl_block::{BlockDevice, BlockError, DeviceResult, Extent, RawImage, ZeroRequest};
-use cowl_format::{ByteCount, GuestOffset};
-use cowl_qcow2::Image;
-use cowl_storage::{FileStorage, IoBuffer, Storage};
+use cowl_format::{ByteCount, GuestOffset, HostOffset};
+use cowl_qcow2::{Image, Preallocation};
+use cowl_storage::{Allocation, FileStorage, IoBuffer, Purpose, Storage};
 
 use crate::error::Error;
 use crate::format::Format;
 use crate::open::{Chain, Files, OpenOptions, StorageOpener, open_chain};
 
-/// An open disk, for reading.
+/// An open disk.
 ///
 /// `S` is the driver below; [`Disk::open`] takes the plain one, whose requests complete on the
 /// calling thread.
@@ -31,6 +31,50 @@ impl Disk<FileStorage> {
     /// unspecified.
     pub fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<(), Error> {
         Ok(pollster::block_on(self.read_into(GuestOffset::new(at), buffer))?)
+    }
+
+    /// Writes `bytes` at byte `at` of the disk, on the calling thread. Not durable before
+    /// [`flush`](Self::flush).
+    pub fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), Error> {
+        Ok(pollster::block_on(self.write_from(GuestOffset::new(at), bytes))?)
+    }
+
+    /// Makes `length` bytes from `at` on read as zeros.
+    pub fn zero_at(&self, at: u64, length: u64, how: ZeroRequest) -> Result<(), Error> {
+        let zero = BlockDevice::zero(self, GuestOffset::new(at), ByteCount::new(length), how);
+        Ok(pollster::block_on(zero)?)
+    }
+
+    /// Gives up the content of `length` bytes from `at` on. Whole clusters read as zeros
+    /// afterwards, where the format can say so; the rest keeps its content.
+    pub fn discard_at(&self, at: u64, length: u64) -> Result<(), Error> {
+        let discard = BlockDevice::discard(self, GuestOffset::new(at), ByteCount::new(length));
+        Ok(pollster::block_on(discard)?)
+    }
+
+    /// Writes a whole cluster, or the part of the last one within the disk, in compressed form.
+    /// What does not get smaller is stored as it is. Raw disks have no compression.
+    pub fn write_compressed_at(&self, bytes: &[u8], at: u64) -> Result<(), Error> {
+        Ok(pollster::block_on(self.write_compressed(GuestOffset::new(at), bytes))?)
+    }
+
+    /// Changes the size of the disk. New bytes read as zeros, also over a longer backing file; what
+    /// a smaller size cuts off is gone.
+    pub fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), Error> {
+        Ok(pollster::block_on(self.change_size(ByteCount::new(size), preallocation))?)
+    }
+
+    /// Makes everything durable, and gives back the space that was reserved for coming writes.
+    ///
+    /// A disk that is dropped without it is correct too; of what was reserved, a bounded part stays
+    /// allocated and unused.
+    pub fn close(self) -> Result<(), Error> {
+        Ok(pollster::block_on(self.shut())?)
+    }
+
+    /// Returns when everything written before is durable.
+    pub fn flush(&self) -> Result<(), Error> {
+        Ok(pollster::block_on(BlockDevice::flush(self))?)
     }
 
     /// How `length` bytes from `at` on are stored; see [`BlockDevice::extents`]. May stop early.
@@ -87,6 +131,72 @@ impl<S: Storage> Disk<S> {
     }
 }
 
+impl<S: Storage> Disk<S> {
+    /// Writes `bytes` at guest offset `at`; they go straight to the host file where the driver
+    /// answers inline.
+    pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), BlockError> {
+        match &self.chain {
+            Chain::Raw(raw) => raw.write_from(at, bytes).await,
+            Chain::Qcow2(image) => Ok(image.write_from(at, bytes).await?),
+        }
+    }
+}
+
+impl<S: Storage> Disk<S> {
+    /// See [`Disk::write_compressed_at`].
+    pub async fn write_compressed(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), BlockError> {
+        match &self.chain {
+            Chain::Raw(_) => Err(BlockError::Unsupported { what: "compression of a raw disk" }),
+            Chain::Qcow2(image) => Ok(image.write_compressed(at, bytes).await?),
+        }
+    }
+
+    /// See [`Disk::resize`].
+    pub async fn change_size(
+        &self,
+        size: ByteCount,
+        preallocation: Preallocation,
+    ) -> Result<(), BlockError> {
+        match &self.chain {
+            Chain::Raw(raw) => resize_raw(raw, size, preallocation).await,
+            Chain::Qcow2(image) => Ok(image.resize(size, preallocation).await?),
+        }
+    }
+
+    /// See [`Disk::close`].
+    pub async fn shut(self) -> Result<(), BlockError> {
+        match self.chain {
+            Chain::Raw(raw) => raw.flush().await,
+            Chain::Qcow2(image) => Ok(image.close().await?),
+        }
+    }
+}
+
+/// A raw image is preallocated as a whole or not at all.
+async fn resize_raw<S: Storage>(
+    raw: &RawImage<S>,
+    size: ByteCount,
+    preallocation: Preallocation,
+) -> Result<(), BlockError> {
+    let how = match preallocation {
+        Preallocation::Off => None,
+        Preallocation::Falloc => Some(Allocation::Reserve),
+        Preallocation::Full => Some(Allocation::WriteZeros),
+        Preallocation::Metadata => {
+            return Err(BlockError::Unsupported { what: "preallocated metadata of a raw disk" });
+        }
+    };
+    let before = BlockDevice::size(raw);
+    raw.resize(size).await?;
+    if let Some(how) = how
+        && before < size
+    {
+        let at = HostOffset::new(before.get());
+        raw.storage().allocate(at, size - before, how, Purpose::Preallocation).await?;
+    }
+    Ok(())
+}
+
 impl<S: Storage> BlockDevice for Disk<S> {
     fn size(&self) -> ByteCount {
         match &self.chain {
@@ -103,7 +213,10 @@ impl<S: Storage> BlockDevice for Disk<S> {
     }
 
     fn is_read_only(&self) -> bool {
-        true
+        match &self.chain {
+            Chain::Raw(raw) => raw.is_read_only(),
+            Chain::Qcow2(image) => image.is_read_only(),
+        }
     }
 
     async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> DeviceResult {
@@ -113,20 +226,37 @@ impl<S: Storage> BlockDevice for Disk<S> {
         }
     }
 
-    async fn write(&self, _: GuestOffset, buffer: IoBuffer) -> DeviceResult {
-        (Err(BlockError::ReadOnly), buffer)
+    async fn write(&self, at: GuestOffset, buffer: IoBuffer) -> DeviceResult {
+        match &self.chain {
+            Chain::Raw(raw) => raw.write(at, buffer).await,
+            Chain::Qcow2(image) => BlockDevice::write(image, at, buffer).await,
+        }
     }
 
-    async fn zero(&self, _: GuestOffset, _: ByteCount, _: ZeroRequest) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
+    async fn zero(
+        &self,
+        at: GuestOffset,
+        length: ByteCount,
+        how: ZeroRequest,
+    ) -> Result<(), BlockError> {
+        match &self.chain {
+            Chain::Raw(raw) => raw.zero(at, length, how).await,
+            Chain::Qcow2(image) => BlockDevice::zero(image, at, length, how).await,
+        }
     }
 
-    async fn discard(&self, _: GuestOffset, _: ByteCount) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
+    async fn discard(&self, at: GuestOffset, length: ByteCount) -> Result<(), BlockError> {
+        match &self.chain {
+            Chain::Raw(raw) => raw.discard(at, length).await,
+            Chain::Qcow2(image) => BlockDevice::discard(image, at, length).await,
+        }
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
+        match &self.chain {
+            Chain::Raw(raw) => raw.flush().await,
+            Chain::Qcow2(image) => BlockDevice::flush(image).await,
+        }
     }
 
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {

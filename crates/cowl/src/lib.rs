@@ -25,13 +25,15 @@ mod error;
 mod format;
 mod worker_pool;
 
-pub use cowl_block::{BlockDevice, BlockError, Extent, ExtentKind};
+pub use cowl_block::{BlockDevice, BlockError, Extent, ExtentKind, ZeroRequest};
 pub use cowl_format::{ByteCount, Corruption, GuestOffset, Header, HostOffset};
 pub use cowl_qcow2::{
     BeyondEnd, CacheLimits, CheckProgress, CheckReport, Finding, FindingKind, Inline, Layer,
-    LayerStats, Offload,
+    LayerStats, Offload, Preallocation,
 };
-pub use cowl_storage::{Caching, FileOptions, FileStorage, LockMode, StorageError};
+pub use cowl_storage::{
+    Access, Allocation, Caching, FileOptions, FileStorage, LockMode, StorageError,
+};
 pub use disk::Disk;
 pub use error::{Error, Refusal};
 pub use format::Format;

@@ -11,7 +11,7 @@ use cowl_qcow2::{
     BeyondEnd, CacheLimits, Image, Layer, LayerFiles, LayerOptions, Offload, read_header,
 };
 use cowl_storage::{
-    Caching, FileIdentity, FileKinds, FileOptions, FileStorage, LockMode, Purpose, Storage,
+    Access, Caching, FileIdentity, FileKinds, FileOptions, FileStorage, LockMode, Purpose, Storage,
     StorageError,
 };
 
@@ -51,6 +51,8 @@ pub enum Backing {
 /// How to open a disk.
 #[derive(Clone)]
 pub struct OpenOptions {
+    /// Whether the top image may be changed; everything below it is only read.
+    pub access: Access,
     /// The format; `None` finds out from the first bytes.
     pub format: Option<Format>,
     /// What the image may make us open.
@@ -78,6 +80,7 @@ impl OpenOptions {
     #[must_use]
     pub fn local() -> Self {
         Self {
+            access: Access::ReadOnly,
             format: None,
             follow: Follow::LocalFiles,
             backing: Backing::FromImage,
@@ -221,13 +224,17 @@ impl<O: StorageOpener> Opening<'_, O> {
         }
     }
 
+    /// Opens a file of the layer under way: to write only where that is the top one.
     fn open_file(&self, path: &Path, kinds: FileKinds) -> Result<O::Storage, StorageError> {
-        let lock = match self.options.sharing {
-            Sharing::NoWriters => LockMode::ReadOnly,
-            Sharing::Anyone => LockMode::ForceShare,
+        let access = if self.layers.is_empty() { self.options.access } else { Access::ReadOnly };
+        let lock = match (self.options.sharing, access) {
+            (Sharing::NoWriters, Access::ReadOnly) => LockMode::ReadOnly,
+            (Sharing::NoWriters, Access::ReadWrite) => LockMode::ReadWrite,
+            (Sharing::Anyone, _) => LockMode::ForceShare,
         };
         let caching = self.options.caching;
-        self.opener.open(path, FileOptions { lock, caching, kinds, ..FileOptions::read_only() })
+        let options = FileOptions { access, lock, caching, kinds, ..FileOptions::read_only() };
+        self.opener.open(path, options)
     }
 
     async fn open_raw(
@@ -252,7 +259,9 @@ impl<O: StorageOpener> Opening<'_, O> {
         let header = read_header(&file).await.map_err(Error::image(&next.path))?;
         let data = self.open_data_file(&next.path, &header)?.map(Arc::new);
         let below = self.below(&next, &header)?;
+        let access = if self.layers.is_empty() { self.options.access } else { Access::ReadOnly };
         let options = LayerOptions {
+            access,
             cache: self.options.cache,
             beyond_end: self.options.beyond_end,
             snapshot: self.options.snapshot.clone().filter(|_| self.layers.is_empty()),

@@ -275,6 +275,7 @@ fn a_dirty_or_corrupt_image_reads_and_checks_as_it_is() {
 fn an_external_data_file_that_nobody_gave_is_an_error() {
     let bytes = seed("data-file");
     let options = LayerOptions {
+        access: cowl_storage::Access::ReadOnly,
         cache: cowl_qcow2::CacheLimits::STANDARD,
         beyond_end: cowl_qcow2::BeyondEnd::ReadZeros,
         snapshot: None,

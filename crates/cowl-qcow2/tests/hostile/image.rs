@@ -61,6 +61,7 @@ pub(crate) fn open_as(
     let header = header(bytes)?;
     let data = header.has_data_file().then(|| file(&[0x5a; 3000]));
     let options = LayerOptions {
+        access: cowl_storage::Access::ReadOnly,
         cache: CacheLimits { l2_bytes: 2048, refcount_bytes: 512, decoded_bytes: 8192 },
         beyond_end,
         snapshot: snapshot.map(str::to_owned),

@@ -154,6 +154,7 @@ fn a_petabyte_of_one_empty_table_takes_many_short_answers_instead_of_a_long_one(
     let image = Arc::new(BudgetStorage::new(&bytes, budget));
     let header = block_on(read_header(&*image)).unwrap();
     let options = LayerOptions {
+        access: cowl_storage::Access::ReadOnly,
         cache: cowl_qcow2::CacheLimits::STANDARD,
         beyond_end: BeyondEnd::Refuse,
         snapshot: None,
