@@ -13,7 +13,6 @@ use cowl_storage::{
 };
 use pollster::block_on;
 
-use crate::convert::compress::Compressor;
 use crate::convert::options::{
     ConvertError, ConvertOptions, ExistingTarget, TargetImage, ZeroDetection,
 };

@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 use cowl_storage::IoBuffer;
 
 use crate::Progress;
-use crate::convert::compress::Compressor;
 use crate::convert::options::{ConvertError, ConvertOptions, Salvaged};
 use crate::convert::sink::{Chunk, Sink};
 use crate::convert::source::Source;
@@ -51,7 +50,7 @@ impl<'a> Worker<'a> {
 
     fn work(&self, queue: &WorkQueue<'_>, progress: &dyn Progress) -> Result<(), ConvertError> {
         let mut compressor = match (self.options.compress, self.sink.compression_type()) {
-            (true, Some(kind)) => Some(Compressor::new(kind)?),
+            (true, Some(kind)) => Some(Compressor::new(kind).map_err(compressor)?),
             _ => None,
         };
         while let Some(unit) = queue.next()? {
