@@ -145,6 +145,7 @@ impl<S: Storage> Layer<S> {
         }
         self.barrier().await?;
         core::mem::forget(unknown);
+        self.metadata().header_changed(&header);
         *writer.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
         Ok(())
     }

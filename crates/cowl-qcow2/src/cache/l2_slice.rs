@@ -133,10 +133,10 @@ impl L2Slice {
     /// copy's.
     pub(crate) fn take_copy(&self) -> Option<SliceCopy> {
         let mut changes = self.changes();
-        if !changes.is_dirty {
+        // A slice that was copied with its new table and changed since is on the next list already.
+        if !changes.is_dirty || changes.is_written_now {
             return None;
         }
-        assert!(!changes.is_written_now, "one commit at a time");
         changes.is_dirty = false;
         changes.is_written_now = true;
         let after = std::mem::replace(&mut changes.after, After::NOTHING);

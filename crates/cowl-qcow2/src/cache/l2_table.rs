@@ -129,13 +129,21 @@ pub struct L2CacheBackend<S> {
     file: Arc<S>,
     header: Arc<Header>,
     slice_bytes: usize,
+    /// Where no L2 table can be: start and length of the header, the L1 and the refcount table.
+    areas: Mutex<[(u64, u64); 3]>,
 }
 
 impl<S: Storage> L2CacheBackend<S> {
     pub(crate) fn new(file: &Arc<S>, header: &Arc<Header>) -> Self {
         let block = file.capabilities().block_size as usize;
         let slice_bytes = block.next_power_of_two().clamp(512, header.geometry.cluster_len());
-        Self { file: Arc::clone(file), header: Arc::clone(header), slice_bytes }
+        let areas = Mutex::new(areas_of(header));
+        Self { file: Arc::clone(file), header: Arc::clone(header), slice_bytes, areas }
+    }
+
+    /// The L1 or the refcount table has moved.
+    pub(crate) fn header_changed(&self, header: &Header) {
+        *self.areas.lock().unwrap_or_else(PoisonError::into_inner) = areas_of(header);
     }
 
     /// A table without any mapping, which is not in the file yet.
@@ -188,7 +196,11 @@ impl<S: Storage> AsyncLruCacheBackend for L2CacheBackend<S> {
     async fn load(&self, key: HostCluster, charge: Charge) -> Result<L2Table, Error> {
         let geometry = self.header.geometry;
         let host = geometry.host_cluster_start(key);
-        if let Err(corruption) = refuse_metadata(&self.header, host) {
+        let end = host.get() + geometry.cluster_size();
+        let areas = *self.areas.lock().unwrap_or_else(PoisonError::into_inner);
+        // An L2 table inside one of them is an image made to confuse.
+        if areas.iter().any(|&(start, length)| start < end && host.get() < start + length) {
+            let corruption = Corruption::PointsIntoMetadata { what: "L2 table", at: host };
             return Err(Error::Corrupt { path: self.file.name().to_owned(), corruption });
         }
         Ok(L2Table::empty(host, geometry, self.slice_bytes, charge))
@@ -207,18 +219,11 @@ impl<S: Storage> AsyncLruCacheBackend for L2CacheBackend<S> {
     }
 }
 
-/// An L2 table inside the header, the L1 table or the refcount table is an image made to confuse.
-fn refuse_metadata(header: &Header, table: HostOffset) -> Result<(), Corruption> {
-    let cluster = header.geometry.cluster_size();
+fn areas_of(header: &Header) -> [(u64, u64); 3] {
     let l1_bytes = u64::from(header.l1_entries) * size_of::<L1Entry>() as u64;
-    let areas = [
-        (0, cluster),
+    [
+        (0, header.geometry.cluster_size()),
         (header.l1_offset.get(), l1_bytes),
         (header.refcount_table_offset.get(), header.refcount_table_bytes().get()),
-    ];
-    let end = table.get() + cluster;
-    match areas.iter().any(|&(start, length)| start < end && table.get() < start + length) {
-        true => Err(Corruption::PointsIntoMetadata { what: "L2 table", at: table }),
-        false => Ok(()),
-    }
+    ]
 }

@@ -287,6 +287,11 @@ impl<S: Storage> MetadataCaches<S> {
         &self.write_back
     }
 
+    /// A table that the header names has moved.
+    pub(crate) fn header_changed(&self, header: &Header) {
+        self.l2.backend().header_changed(header);
+    }
+
     pub(crate) fn forget_l2(&self) {
         self.l2.clear();
     }

@@ -1,5 +1,6 @@
 //! The write engine against a plain model: every operation on images of every geometry.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panic")]
 
+mod concurrent;
 mod differential;
 mod subject;
