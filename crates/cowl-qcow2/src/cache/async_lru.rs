@@ -54,6 +54,12 @@ pub trait AsyncLruCacheBackend: Send + Sync {
         let _ = value;
         true
     }
+
+    /// Whether `value` was let go: it must not get back into the cache.
+    fn is_retired(value: &Self::Value) -> bool {
+        let _ = value;
+        false
+    }
 }
 
 /// What one value adds to the bytes held by its cache.
@@ -217,7 +223,15 @@ where
 
     fn is_current(&self, key: K, entry: &Arc<Entry<V>>) -> bool {
         let map = self.map.pin();
-        Arc::ptr_eq(map.get_or_insert_with(key, || Arc::clone(entry)), entry)
+        if !Arc::ptr_eq(map.get_or_insert_with(key, || Arc::clone(entry)), entry) {
+            return false;
+        }
+        // Evicted meanwhile, and back through this very call: out again.
+        let is_retired = entry.value.get().is_some_and(|value| B::is_retired(value));
+        if is_retired {
+            map.remove_if(&key, |_, other| Arc::ptr_eq(other, entry)).ok();
+        }
+        !is_retired
     }
 
     async fn load(&self, key: K) -> Result<Arc<V>, Error> {

@@ -217,6 +217,10 @@ impl<S: Storage> AsyncLruCacheBackend for L2CacheBackend<S> {
         }
         life.has_left
     }
+
+    fn is_retired(table: &L2Table) -> bool {
+        table.life().has_left
+    }
 }
 
 fn areas_of(header: &Header) -> [(u64, u64); 3] {

@@ -181,4 +181,8 @@ impl<S: Storage> AsyncLruCacheBackend for RefBlockCacheBackend<S> {
         }
         content.has_left
     }
+
+    fn is_retired(block: &RefBlock) -> bool {
+        block.content().has_left
+    }
 }
