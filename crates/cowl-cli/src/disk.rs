@@ -71,7 +71,8 @@ pub(crate) fn format(name: &ImageName) -> Option<Format> {
     name.format.as_deref().and_then(|format| Format::from_name(format.as_bytes()))
 }
 
-fn backing(choice: &BackingChoice) -> Backing {
+/// The backing file that was chosen.
+pub(crate) fn backing(choice: &BackingChoice) -> Backing {
     match choice {
         BackingChoice::FromImage => Backing::FromImage,
         BackingChoice::Nothing => Backing::Nothing,

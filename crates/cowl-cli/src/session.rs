@@ -34,9 +34,14 @@ impl Session {
         Self { invoked_as, program, output: Arc::new(output), errors_as_json }
     }
 
-    /// Whether scripts written for qemu-img are the likely caller.
+    /// Whether scripts written for QEMU's tools are the likely caller.
     pub(crate) fn is_drop_in(&self) -> bool {
-        self.program == "qemu-img"
+        self.program == "qemu-img" || self.is_qemu_io()
+    }
+
+    /// Whether the program is `io` and nothing else.
+    pub(crate) fn is_qemu_io(&self) -> bool {
+        self.program == "qemu-io"
     }
 
     /// Tells the user of something that does not stop the command.

@@ -6,9 +6,13 @@ mod convert;
 mod create;
 mod dd;
 mod info;
+mod io;
 mod map;
 mod measure;
 mod tour;
+
+pub(crate) use info::format_specific;
+pub(crate) use io::VERB as IO;
 
 use std::ffi::OsString;
 
@@ -46,6 +50,7 @@ pub(crate) const VERBS: &[&Verb] = &[
     &map::VERB,
     &measure::VERB,
     &dd::VERB,
+    &io::VERB,
 ];
 
 /// Verbs of qemu-img that this version lacks.
