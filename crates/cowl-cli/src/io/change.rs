@@ -39,7 +39,8 @@ pub(super) fn truncate(shell: &mut Shell<'_>, given: &[String]) -> Result<Flow, 
             return Err(Trouble::Message(format!("Invalid preallocation mode '{mode}'")));
         }
     };
-    let [size] = given.operands.as_slice() else { return Err(Trouble::Usage) };
+    // Further words are ignored, as in qemu-io.
+    let [size, ..] = given.operands.as_slice() else { return Err(Trouble::Usage) };
     let size = number::bytes(size)?;
     let device = shell.device();
     if preallocation == Preallocation::Metadata && device.disk.format() == Format::Raw {

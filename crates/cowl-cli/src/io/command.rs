@@ -255,9 +255,7 @@ fn help(shell: &mut Shell<'_>, words: &[String]) -> Result<Flow, Trouble> {
         return Ok(Flow::Continue);
     };
     let Some(command) = find(name) else {
-        // In qemu-io it is no error to ask.
-        shell.print(&format!("command {name} not found\n"));
-        return Ok(Flow::Continue);
+        return Err(format!("command {name} not found").into());
     };
     shell.print(&command.usage(name));
     if !command.help.is_empty() {

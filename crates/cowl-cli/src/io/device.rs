@@ -27,8 +27,6 @@ pub(super) struct Errno(i32);
 impl Errno {
     /// The operation does not exist here.
     pub(super) const UNSUPPORTED: Self = Self(95);
-    /// The request makes no sense.
-    pub(super) const INVALID: Self = Self(22);
 }
 
 impl fmt::Display for Errno {
@@ -149,11 +147,11 @@ impl Device {
         if end <= self.size() { Ok(()) } else { Err(Errno(EIO)) }
     }
 
-    /// A raw file that ends inside its last sector grows to the end of it when that is written.
+    /// A raw file that ends inside its last sector grows when the rest of that is written.
     fn prepare_write(&self, at: u64, length: u64) -> Result<(), Errno> {
         self.check_range(at, length)?;
         if self.disk.size().get() < at + length {
-            self.disk.resize(self.size(), Preallocation::Off)?;
+            self.disk.resize(at + length, Preallocation::Off)?;
         }
         Ok(())
     }
