@@ -49,6 +49,16 @@ impl Session {
         self.output.error_text(&format!("{}: warning: {message}\n", self.program));
     }
 
+    /// Tells the user that nobody said that an image is raw which is opened for writing.
+    pub(crate) fn warn_of_guess(&self, name: &str) {
+        self.output.error_text(&format!(
+            "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+             Automatically detecting the format is dangerous for raw images, write operations on \
+             block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove \
+             the restrictions.\n"
+        ));
+    }
+
     /// Tells the user why `verb` failed; an empty verb is the program itself.
     pub(crate) fn report(&self, verb: &str, failure: &Failure) {
         if self.errors_as_json {

@@ -58,11 +58,11 @@ fn folders(bench: &Bench, name: &str, make: impl Fn(&Path)) -> [PathBuf; 2] {
 
 fn raw_images(folder: &Path) {
     let mut bytes: Vec<u8> = (0..1_048_576u32).map(|at| (at / 251).to_le_bytes()[0]).collect();
-    std::fs::write(folder.join("a.raw"), &bytes).unwrap();
+    std::fs::write(folder.join("a.raw"), &bytes).expect("a file");
     bytes.truncate(1000);
-    std::fs::write(folder.join("pat"), &bytes).unwrap();
-    std::fs::write(folder.join("odd.raw"), &bytes).unwrap();
-    std::fs::write(folder.join("empty"), b"").unwrap();
+    std::fs::write(folder.join("pat"), &bytes).expect("a file");
+    std::fs::write(folder.join("odd.raw"), &bytes).expect("a file");
+    std::fs::write(folder.join("empty"), b"").expect("a file");
 }
 
 /// Runs `commands` on `image` of fresh folders and compares what is said and what is there then.
@@ -72,7 +72,7 @@ fn difference(bench: &Bench, name: &str, image: &str, commands: &[&str]) -> Opti
     arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
     arguments.push(image);
     let answers = ask(bench, &folders, &arguments, "");
-    let [theirs, ours] = folders.map(|folder| std::fs::read(folder.join(image)).unwrap());
+    let [theirs, ours] = folders.map(|folder| std::fs::read(folder.join(image)).expect("a file"));
     let other_bytes = || format!("{}: the images differ", answers.command);
     answers.difference().or_else(|| (theirs != ours).then(other_bytes))
 }
@@ -405,7 +405,7 @@ fn check_qcow2(name: &str, options: &str, scripts: &[&[&str]]) {
     let mut differences = Vec::new();
     for (at, commands) in scripts.iter().enumerate() {
         let folders = folders(&bench, &format!("{name}{at}"), |folder| {
-            std::fs::write(folder.join("pat"), b"cowl").unwrap();
+            std::fs::write(folder.join("pat"), b"cowl").expect("a file");
             let create = ["create", "-f", "qcow2", "-o", options, "b.qcow2", "4M"];
             assert_eq!(run(Tool::Img, folder, &create).code, 0);
         });

@@ -1,5 +1,6 @@
 //! One file per verb: its options, and how its result is printed.
 
+mod bench;
 mod check;
 mod compare;
 mod convert;
@@ -51,11 +52,12 @@ pub(crate) const VERBS: &[&Verb] = &[
     &measure::VERB,
     &dd::VERB,
     &io::VERB,
+    &bench::VERB,
 ];
 
 /// Verbs of qemu-img that this version lacks.
 pub(crate) const NOT_AVAILABLE: &[&str] =
-    &["amend", "bench", "bitmap", "commit", "rebase", "resize", "snapshot"];
+    &["amend", "bitmap", "commit", "rebase", "resize", "snapshot"];
 
 /// The verb called `name`.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::shell::{Flow, Shell, Trouble};
 use super::{change, inquiry, number, opening, transfer};
 use crate::help::wrap;
+use crate::number::integer;
 
 /// A command of the language.
 pub(super) struct Command {
@@ -270,7 +271,7 @@ fn quit(_: &mut Shell<'_>, _: &[String]) -> Result<Flow, Trouble> {
 
 fn sleep(shell: &mut Shell<'_>, words: &[String]) -> Result<Flow, Trouble> {
     let text = &words[1];
-    let duration = number::integer(text).and_then(|value| u64::try_from(value).ok());
+    let duration = integer(text).and_then(|value| u64::try_from(value).ok());
     let duration = duration.ok_or_else(|| format!("{text} is not a valid number"))?;
     std::thread::sleep(Duration::from_millis(duration));
     let finished = shell.in_flight.take_finished();

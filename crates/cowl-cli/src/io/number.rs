@@ -1,5 +1,6 @@
-//! Numbers of a command line: offsets and lengths, bytes to fill with, and plain C integers.
+//! Numbers of a command line: offsets, lengths, and bytes to fill with.
 
+use crate::number::integer;
 use crate::size::{SizeError, parse_size};
 
 /// Reads an offset or a length; the error is the line that qemu-io prints.
@@ -22,41 +23,9 @@ pub(super) fn pattern(text: &str) -> Result<u8, String> {
         .ok_or_else(|| format!("{text} is not a valid pattern byte"))
 }
 
-/// A whole number as C's `strtol` reads it with base 0: `16`, `0x10`, `020`, `-1`.
-pub(super) fn integer(text: &str) -> Option<i64> {
-    let (negative, digits) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if !digits.starts_with(|first: char| first.is_ascii_digit()) {
-        return None;
-    }
-    let hexadecimal = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-    let value = match (hexadecimal, digits.strip_prefix('0')) {
-        (Some(digits), _) if digits.starts_with(['+', '-']) => return None,
-        (Some(digits), _) => i64::from_str_radix(digits, 16).ok()?,
-        (None, Some(digits)) if !digits.is_empty() => i64::from_str_radix(digits, 8).ok()?,
-        (None, _) => digits.parse().ok()?,
-    };
-    Some(if negative { -value } else { value })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{bytes, integer, pattern};
-
-    #[test]
-    fn integers_have_the_bases_of_c() {
-        for (text, value) in
-            [("16", 16), ("0x10", 16), ("020", 16), ("0", 0), ("-5", -5), ("+7", 7)]
-        {
-            assert_eq!(integer(text), Some(value), "{text}");
-        }
-        for text in ["", "x", "08", "0x", "9f", "1k", "1.0", "-", "0x+1", "''"] {
-            assert_eq!(integer(text), None, "{text}");
-        }
-    }
+    use super::{bytes, pattern};
 
     #[test]
     fn a_pattern_is_one_byte() {

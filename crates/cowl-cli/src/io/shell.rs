@@ -69,13 +69,7 @@ impl<'a> Shell<'a> {
     pub(super) fn attach(&mut self, name: &ImageName, settings: Settings) -> Result<(), String> {
         let device = Device::open(name, settings)?;
         if device.deserves_warning() {
-            self.session.output.error_text(&format!(
-                "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
-                 Automatically detecting the format is dangerous for raw images, write operations \
-                 on block 0 will be restricted.\n         Specify the 'raw' format explicitly to \
-                 remove the restrictions.\n",
-                name.given
-            ));
+            self.session.warn_of_guess(&name.given);
         }
         self.device = Some(Arc::new(device));
         Ok(())
