@@ -52,10 +52,10 @@ impl Session {
     /// Tells the user that nobody said that an image is raw which is opened for writing.
     pub(crate) fn warn_of_guess(&self, name: &str) {
         self.output.error_text(&format!(
-            "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
-             Automatically detecting the format is dangerous for raw images, write operations on \
-             block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove \
-             the restrictions.\n"
+            "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n\
+             \x20        Automatically detecting the format is dangerous for raw images, write \
+             operations on block 0 will be restricted.\n\
+             \x20        Specify the 'raw' format explicitly to remove the restrictions.\n"
         ));
     }
 

@@ -92,7 +92,8 @@ pub(crate) const VERB: Verb = Verb {
     summary: "Read, write and ask about an image, one command at a time",
     usage: "[OPTIONS] [-c COMMAND]... [IMAGE]",
     about: "The commands are those of qemu-io; '-c help' lists them. Sizes and offsets take k, M, \
-            G and so on. Exit code 1 means that a command failed; the others were run all the same.",
+            G and so on. Exit code 1 means that a command failed; the others were run all the \
+            same.",
     options: OPTIONS,
     examples: &[
         "-c 'write -P 0x41 0 64k' -c 'read -v 0 32' disk.qcow2",

@@ -238,7 +238,7 @@ mod tests {
     use cowl::{Access, OpenOptions};
     use std::time::Duration;
 
-    const OPTIONS: BenchOptions = BenchOptions {
+    pub(super) const OPTIONS: BenchOptions = BenchOptions {
         count: Some(500),
         duration: None,
         threads: 2,

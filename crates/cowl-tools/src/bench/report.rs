@@ -9,6 +9,9 @@ use super::BenchOptions;
 /// Significant digits of a latency.
 const DIGITS: u8 = 3;
 
+/// A latency above it counts as this much (73 minutes); it bounds the histogram.
+const NANOSECONDS_MAX: u64 = 1 << 42;
+
 /// How long requests took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
@@ -77,7 +80,7 @@ impl Lap {
 
     pub(super) fn add(&mut self, took: Duration, reads: bool) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.saturating_record(nanoseconds);
+        self.nanoseconds.record(nanoseconds.min(NANOSECONDS_MAX)).expect("it grows as needed");
         self.reads += u64::from(reads);
     }
 
@@ -116,5 +119,37 @@ impl Lap {
 impl FromIterator<Lap> for Lap {
     fn from_iter<I: IntoIterator<Item = Lap>>(laps: I) -> Self {
         laps.into_iter().fold(Self::new(), |sum, lap| sum.join(&lap))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Lap, NANOSECONDS_MAX};
+    use crate::bench::tests::OPTIONS;
+    use std::time::Duration;
+
+    #[test]
+    fn percentiles_are_those_of_all_lanes_together() {
+        let lap = |milliseconds: std::ops::Range<u64>| {
+            let mut lap = Lap::new();
+            milliseconds.for_each(|took| lap.add(Duration::from_millis(took), true));
+            lap
+        };
+        let all: Lap = [lap(1..501), lap(501..1001)].into_iter().collect();
+        let report = all.into_report(&OPTIONS, Duration::from_secs(2));
+        assert_eq!((report.requests, report.reads, report.writes), (1000, 1000, 0));
+        let milliseconds = |took: Duration| took.as_millis();
+        assert!((499..=501).contains(&milliseconds(report.latency.p50)));
+        assert!((989..=991).contains(&milliseconds(report.latency.p99)));
+        assert!((1000..=1001).contains(&milliseconds(report.latency.max)));
+        assert!((report.requests_per_second() - 500.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_latency_without_end_is_kept_as_the_largest() {
+        let mut lap = Lap::new();
+        lap.add(Duration::MAX, false);
+        let max = lap.into_report(&OPTIONS, Duration::from_secs(1)).latency.max;
+        assert!(u128::from(NANOSECONDS_MAX) <= max.as_nanos());
     }
 }
