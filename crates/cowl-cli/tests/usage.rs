@@ -230,9 +230,10 @@ fn help_names_every_command_and_ends_well() {
         |arguments: &[&str]| Output::of(Command::new(env!("CARGO_BIN_EXE_cowl")).args(arguments));
     let help = run(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for verb in
-        ["tour", "create", "info", "convert", "check", "compare", "map", "measure", "dd", "io"]
-    {
+    for verb in [
+        "tour", "create", "info", "convert", "check", "compare", "map", "measure", "dd", "io",
+        "bench",
+    ] {
         assert!(help.stdout.contains(&format!("\n  {verb} ")), "{verb}");
         for option in ["--help", "-h"] {
             let of_verb = run(&[verb, option]);

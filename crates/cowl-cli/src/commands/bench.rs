@@ -391,6 +391,10 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     };
     let target = BenchTarget::open(&options.image.path, &open, options.driver)
         .map_err(|error| disk::failure(&options.image, &error))?;
+    if target.driver() != options.driver {
+        check_lanes(bench, target.driver())?;
+        session.warn("this host gives no io_uring; threads make the requests");
+    }
     if writes && open.format.is_none() && target.format() == Format::Raw {
         session.warn_of_guess(&options.image.given);
     }

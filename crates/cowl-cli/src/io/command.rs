@@ -175,7 +175,7 @@ const COMMANDS: &[Command] = &[
         arguments: Some("[(-r|-w)] [-c cache] [-o options]"),
         help: "Closes the disk and opens it otherwise: -r read-only, -w for writing, -c with \
                another cache mode, -o with other values of read-only, cache.direct, \
-               cache.no-flush, discard or force-share.",
+               cache.writeback, cache.no-flush, discard or force-share.",
         counts: (0, None),
         run: opening::reopen,
         ..on_disk("reopen", "reopens an image with new options")

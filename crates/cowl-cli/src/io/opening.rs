@@ -100,8 +100,14 @@ pub(super) fn reopen(shell: &mut Shell<'_>, words: &[String]) -> Result<Flow, Tr
 
 /// The settings that `reopen` asks for.
 fn changed(before: &Settings, words: &Words) -> Result<Settings, String> {
-    const CHANGEABLE: [&str; 5] =
-        ["read-only", "cache.direct", "cache.no-flush", "discard", "force-share"];
+    const CHANGEABLE: [&str; 6] = [
+        "read-only",
+        "cache.direct",
+        "cache.writeback",
+        "cache.no-flush",
+        "discard",
+        "force-share",
+    ];
     let mut settings = before.clone();
     if words.has('r') && words.has('w') {
         return Err("Only one -r/-w option may be given".into());

@@ -82,6 +82,7 @@ impl Settings {
                 "read-only" => self.read_only = switch(key, value)?,
                 "force-share" => self.force_share = switch(key, value)?,
                 "cache.direct" => self.direct = switch(key, value)?,
+                "cache.writeback" => self.writethrough = !switch(key, value)?,
                 "cache.no-flush" => self.no_flush = switch(key, value)?,
                 "discard" => self.set_discard(value)?,
                 _ => {}
