@@ -9,18 +9,23 @@ pub(crate) struct UnknownCacheMode;
 pub(crate) struct CacheMode {
     /// Bypass the page cache of the host.
     pub(crate) direct: bool,
+    /// Make every write durable before it is acknowledged.
+    pub(crate) writethrough: bool,
     /// Never make anything durable.
     pub(crate) unsafe_flush: bool,
 }
 
 /// Reads a cache mode.
 pub(crate) fn parse(value: &str) -> Result<CacheMode, UnknownCacheMode> {
-    match value {
-        "none" | "off" | "directsync" => Ok(CacheMode { direct: true, unsafe_flush: false }),
-        "writeback" | "writethrough" => Ok(CacheMode { direct: false, unsafe_flush: false }),
-        "unsafe" => Ok(CacheMode { direct: false, unsafe_flush: true }),
-        _ => Err(UnknownCacheMode),
-    }
+    let (direct, writethrough, unsafe_flush) = match value {
+        "none" | "off" => (true, false, false),
+        "directsync" => (true, true, false),
+        "writeback" => (false, false, false),
+        "writethrough" => (false, true, false),
+        "unsafe" => (false, false, true),
+        _ => return Err(UnknownCacheMode),
+    };
+    Ok(CacheMode { direct, writethrough, unsafe_flush })
 }
 
 /// Whether `value` is a cache mode.

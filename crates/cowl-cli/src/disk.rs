@@ -30,8 +30,19 @@ pub(crate) fn open_cached(
     snapshot: Option<&SnapshotName>,
     caching: Caching,
 ) -> Result<Disk, Failure> {
+    let options = options(name, common, snapshot, caching)?;
+    Disk::open(&name.path, &options).map_err(|error| failure(name, &error))
+}
+
+/// How an image is opened for reading.
+pub(crate) fn options(
+    name: &ImageName,
+    common: &Common,
+    snapshot: Option<&SnapshotName>,
+    caching: Caching,
+) -> Result<OpenOptions, Failure> {
     let base = if common.untrusted { OpenOptions::untrusted() } else { OpenOptions::local() };
-    let options = OpenOptions {
+    Ok(OpenOptions {
         format: format(name),
         backing: backing(&name.backing),
         sharing: sharing(common),
@@ -39,8 +50,7 @@ pub(crate) fn open_cached(
         snapshot: snapshot.map(|wanted| find_snapshot(name, common, wanted)).transpose()?,
         offload: Some(worker_pool()?),
         ..base
-    };
-    Disk::open(&name.path, &options).map_err(|error| failure(name, &error))
+    })
 }
 
 /// Opens an image that an option named; the error is in words.
@@ -71,7 +81,8 @@ pub(crate) fn format(name: &ImageName) -> Option<Format> {
     name.format.as_deref().and_then(|format| Format::from_name(format.as_bytes()))
 }
 
-fn backing(choice: &BackingChoice) -> Backing {
+/// The backing file that was chosen.
+pub(crate) fn backing(choice: &BackingChoice) -> Backing {
     match choice {
         BackingChoice::FromImage => Backing::FromImage,
         BackingChoice::Nothing => Backing::Nothing,

@@ -88,6 +88,7 @@ pub(crate) struct Parser<Id: 'static> {
     group: Vec<u8>,
     operands: Vec<OsString>,
     stop_at_operand: bool,
+    letters_only: bool,
 }
 
 impl<Id: Copy + PartialEq> Parser<Id> {
@@ -99,6 +100,7 @@ impl<Id: Copy + PartialEq> Parser<Id> {
             group: Vec::new(),
             operands: Vec::new(),
             stop_at_operand: false,
+            letters_only: false,
         }
     }
 
@@ -106,6 +108,11 @@ impl<Id: Copy + PartialEq> Parser<Id> {
     /// command.
     pub(crate) fn until_operand(options: &'static [Opt<Id>], arguments: Vec<OsString>) -> Self {
         Self { stop_at_operand: true, ..Self::new(options, arguments) }
+    }
+
+    /// As [`new`](Self::new), but without long names: plain `getopt`.
+    pub(crate) fn letters_only(options: &'static [Opt<Id>], arguments: Vec<OsString>) -> Self {
+        Self { letters_only: true, ..Self::new(options, arguments) }
     }
 
     /// The next option, or `None` when only operands are left.
@@ -117,7 +124,9 @@ impl<Id: Copy + PartialEq> Parser<Id> {
             let bytes = argument.as_bytes();
             if bytes == b"--" {
                 self.operands.extend(self.rest.drain(..));
-            } else if let Some(long) = bytes.strip_prefix(b"--") {
+            } else if let Some(long) = bytes.strip_prefix(b"--")
+                && !self.letters_only
+            {
                 return self.long(long).map(Some);
             } else if bytes.len() > 1 && bytes[0] == b'-' {
                 self.group = bytes[1..].to_vec();

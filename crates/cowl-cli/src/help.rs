@@ -30,7 +30,7 @@ pub(crate) fn program(session: &Session) -> String {
          \x20 {name} info --backing-chain try.qcow2        what it is, and what it stands on\n\n\
          Sizes take k, M, G, T, P or E (powers of 1024). '{name} COMMAND --help' explains a\n\
          command. Called by the name qemu-img, through a symbolic link, the program speaks\n\
-         under that name.\n\n\
+         under that name; called qemu-io it is the command io.\n\n\
          Options of every command:\n"
     ));
     text.push_str(&options(&[crate::option::ERRORS, crate::option::HELP]));
@@ -42,8 +42,12 @@ pub(crate) fn program(session: &Session) -> String {
 
 /// `--help` of a command.
 pub(crate) fn verb(verb: &Verb, session: &Session) -> String {
-    let name = &session.program;
-    let mut text = format!("{}\n\nUsage: {name} {} {}\n", verb.summary, verb.name, verb.usage);
+    // Under the name qemu-io the program is the command.
+    let mut name = session.program.clone();
+    if !session.is_qemu_io() {
+        name = format!("{name} {}", verb.name);
+    }
+    let mut text = format!("{}\n\nUsage: {name} {}\n", verb.summary, verb.usage);
     if !verb.about.is_empty() {
         text.push_str(&format!("\n{}\n", wrap(verb.about, 0)));
     }
@@ -51,7 +55,7 @@ pub(crate) fn verb(verb: &Verb, session: &Session) -> String {
     if !verb.examples.is_empty() {
         text.push_str("\nExamples:\n");
         for example in verb.examples {
-            writeln!(text, "  {name} {} {example}", verb.name).expect("a string takes text");
+            writeln!(text, "  {name} {example}").expect("a string takes text");
         }
     }
     text
@@ -62,7 +66,7 @@ pub(crate) fn verb(verb: &Verb, session: &Session) -> String {
 pub(crate) fn version(session: &Session) -> String {
     let own = env!("CARGO_PKG_VERSION");
     if session.is_drop_in() {
-        format!("qemu-img version 10.0.2 (cowl {own})\n")
+        format!("{} version 10.0.2 (cowl {own})\n", session.program)
     } else {
         format!("cowl {own}\n")
     }
@@ -84,7 +88,8 @@ fn options(options: &[Opt<Flag>]) -> String {
     text
 }
 
-fn wrap(text: &str, indent: usize) -> String {
+/// Breaks a text into lines of 80 columns.
+pub(crate) fn wrap(text: &str, indent: usize) -> String {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
         let mut line = " ".repeat(indent);

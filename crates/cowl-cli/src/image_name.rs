@@ -32,6 +32,8 @@ pub(crate) struct ImageName {
     pub(crate) format: Option<String>,
     /// What stands below it.
     pub(crate) backing: BackingChoice,
+    /// Options that tune how it is accessed. Most commands have no use for them.
+    pub(crate) tuning: BTreeMap<String, String>,
 }
 
 /// Which backing file an image is opened with.
@@ -57,14 +59,34 @@ impl ImageName {
         format: Option<&str>,
         image_opts: bool,
     ) -> Result<Self, Failure> {
+        Self::try_parse(operand, format, image_opts)
+            .map_err(|reason| could_not_open(&operand.to_string_lossy(), &reason))
+    }
+
+    /// The same; the error is the reason alone.
+    pub(crate) fn try_parse(
+        operand: &OsStr,
+        format: Option<&str>,
+        image_opts: bool,
+    ) -> Result<Self, String> {
         let given = operand.to_string_lossy().into_owned();
         let parsed = if image_opts {
             from_list(&given).and_then(|keys| from_keys(&given, keys, NESTING_MAX))
         } else {
             parse_name(operand, &given)
         };
-        let name = parsed.and_then(|name| name.with_format(format));
-        name.map_err(|reason| could_not_open(&given, &reason))
+        parsed.and_then(|name| name.with_format(format))
+    }
+
+    /// A file with a list of options, as `open -o OPTIONS FILE` gives them.
+    pub(crate) fn with_options(file: &str, options: &str) -> Result<Self, String> {
+        let mut keys = from_list(options)?;
+        if keys.keys().any(|key| key.starts_with("file.filename")) {
+            return Err("Cannot specify both a file name and 'file.filename'".into());
+        }
+        let path = parse_name(OsStr::new(file), file)?.path;
+        keys.insert("file.filename".into(), Some(path.to_string_lossy().into_owned()));
+        from_keys(file, keys, NESTING_MAX)
     }
 
     /// The file that an operand names for a new image. It is a plain name or `file:NAME`: to say
@@ -81,7 +103,8 @@ impl ImageName {
     pub(crate) fn local(path: PathBuf, format: Option<&str>) -> Self {
         let given = path.to_string_lossy().into_owned();
         let format = format.map(str::to_owned);
-        Self { given, path, format, backing: BackingChoice::FromImage }
+        let backing = BackingChoice::FromImage;
+        Self { given, path, format, backing, tuning: BTreeMap::new() }
     }
 
     /// The file name as text, as reports show it.
@@ -129,7 +152,8 @@ fn plain(given: &str, path: OsString) -> Result<ImageName, String> {
         return Err("The 'file' block driver requires a file name".into());
     }
     let backing = BackingChoice::FromImage;
-    Ok(ImageName { given: given.into(), path: path.into(), format: None, backing })
+    let tuning = BTreeMap::new();
+    Ok(ImageName { given: given.into(), path: path.into(), format: None, backing, tuning })
 }
 
 fn from_list(text: &str) -> Result<Keys, String> {
@@ -219,7 +243,8 @@ fn from_keys(given: &str, mut keys: Keys, nesting_left: usize) -> Result<ImageNa
         }
     }
     let path = file_name(file)?;
-    Ok(ImageName { format, backing, ..plain(given, path.into())? })
+    let tuning = keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    Ok(ImageName { format, backing, tuning, ..plain(given, path.into())? })
 }
 
 fn take_backing(

@@ -1,6 +1,7 @@
 //! The `cowl` command: reads the words, calls the tools, prints, and answers with an exit code.
 //!
 //! Called through a symbolic link named `qemu-img` it speaks under that name; nothing else changes.
+//! Called as `qemu-io` it is the command `io` alone.
 #![forbid(unsafe_code)]
 
 mod cache_mode;
@@ -12,6 +13,7 @@ mod getopt;
 mod help;
 mod image_name;
 mod interrupt;
+mod io;
 mod json;
 mod new_image;
 mod number;
@@ -61,10 +63,17 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>, session: &Session) -> u8 {
+    if session.is_qemu_io() {
+        return run_verb(&commands::IO, arguments, session);
+    }
     let (verb, arguments) = match find_verb(arguments, session) {
         Ok(found) => found,
         Err(stop) => return answer(stop, None, session),
     };
+    run_verb(verb, arguments, session)
+}
+
+fn run_verb(verb: &Verb, arguments: Vec<OsString>, session: &Session) -> u8 {
     match (verb.run)(arguments, session) {
         Ok(code) => code,
         Err(stop) => answer(stop, Some(verb), session),
@@ -83,7 +92,8 @@ fn answer(stop: Stop, verb: Option<&Verb>, session: &Session) -> u8 {
             0
         }
         Stop::Failed(failure) => {
-            session.report(verb.map_or("", |verb| verb.name), &failure);
+            let named = verb.filter(|_| !session.is_qemu_io());
+            session.report(named.map_or("", |verb| verb.name), &failure);
             failure.exit
         }
     }

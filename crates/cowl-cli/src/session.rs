@@ -34,14 +34,29 @@ impl Session {
         Self { invoked_as, program, output: Arc::new(output), errors_as_json }
     }
 
-    /// Whether scripts written for qemu-img are the likely caller.
+    /// Whether scripts written for QEMU's tools are the likely caller.
     pub(crate) fn is_drop_in(&self) -> bool {
-        self.program == "qemu-img"
+        self.program == "qemu-img" || self.is_qemu_io()
+    }
+
+    /// Whether the program is `io` and nothing else.
+    pub(crate) fn is_qemu_io(&self) -> bool {
+        self.program == "qemu-io"
     }
 
     /// Tells the user of something that does not stop the command.
     pub(crate) fn warn(&self, message: &str) {
         self.output.error_text(&format!("{}: warning: {message}\n", self.program));
+    }
+
+    /// Tells the user that nobody said that an image is raw which is opened for writing.
+    pub(crate) fn warn_of_guess(&self, name: &str) {
+        self.output.error_text(&format!(
+            "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n\
+             \x20        Automatically detecting the format is dangerous for raw images, write \
+             operations on block 0 will be restricted.\n\
+             \x20        Specify the 'raw' format explicitly to remove the restrictions.\n"
+        ));
     }
 
     /// Tells the user why `verb` failed; an empty verb is the program itself.

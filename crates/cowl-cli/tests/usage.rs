@@ -202,7 +202,7 @@ fn wrong_command_lines_are_answered_in_the_same_words() {
 #[test]
 fn verbs_of_a_later_version_are_refused_clearly() {
     let Some(bench) = Bench::new() else { return };
-    for verb in ["amend", "bench", "bitmap", "commit", "rebase", "resize", "snapshot"] {
+    for verb in ["amend", "bitmap", "commit", "rebase", "resize", "snapshot"] {
         let refused = bench.both.run_ours(bench.path(), &[verb, "-l", "x"]);
         assert_eq!(refused.code, 1);
         let expected = format!("qemu-img: '{verb}' is not available in this version\n");
@@ -230,7 +230,10 @@ fn help_names_every_command_and_ends_well() {
         |arguments: &[&str]| Output::of(Command::new(env!("CARGO_BIN_EXE_cowl")).args(arguments));
     let help = run(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for verb in ["tour", "create", "info", "convert", "check", "compare", "map", "measure", "dd"] {
+    for verb in [
+        "tour", "create", "info", "convert", "check", "compare", "map", "measure", "dd", "io",
+        "bench",
+    ] {
         assert!(help.stdout.contains(&format!("\n  {verb} ")), "{verb}");
         for option in ["--help", "-h"] {
             let of_verb = run(&[verb, option]);

@@ -1,4 +1,4 @@
-//! The same command given to qemu-img and to ours.
+//! The same command given to qemu-img or qemu-io and to ours.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::oracle::{self, Output, Tool};
 
-/// Our program, reachable under the name `qemu-img`.
+/// Our program, reachable under the names `qemu-img` and `qemu-io`.
 #[derive(Debug)]
 pub struct SideBySide {
     folder: PathBuf,
@@ -25,7 +25,7 @@ pub struct Answers {
 }
 
 impl SideBySide {
-    /// Makes `program` reachable as `qemu-img` in `folder`; `None` where the oracle is missing.
+    /// Makes `program` reachable by QEMU's names in `folder`; `None` where the oracle is missing.
     ///
     /// # Panics
     /// When the folder takes no link.
@@ -34,8 +34,9 @@ impl SideBySide {
         if !oracle::is_available() {
             return None;
         }
-        let link = folder.join(Tool::Img.name());
-        symlink(program, &link).expect("the folder takes a link");
+        for tool in [Tool::Img, Tool::Io] {
+            symlink(program, folder.join(tool.name())).expect("the folder takes a link");
+        }
         Some(Self { folder: folder.to_owned() })
     }
 
@@ -54,10 +55,16 @@ impl SideBySide {
     /// Gives `arguments` to ours alone.
     #[must_use]
     pub fn run_ours<S: AsRef<OsStr>>(&self, directory: &Path, arguments: &[S]) -> Output {
+        Output::of(self.our(Tool::Img).args(arguments).current_dir(directory))
+    }
+
+    /// Ours under the name of `tool`, to be given arguments and a folder.
+    #[must_use]
+    pub fn our(&self, tool: Tool) -> Command {
         use std::os::unix::process::CommandExt;
-        let mut command = Command::new(self.folder.join(Tool::Img.name()));
-        command.arg0(Tool::Img.name()).args(arguments).current_dir(directory).env("LC_ALL", "C");
-        Output::of(&mut command)
+        let mut command = Command::new(self.folder.join(tool.name()));
+        command.arg0(tool.name()).env("LC_ALL", "C");
+        command
     }
 }
 

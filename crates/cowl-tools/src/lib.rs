@@ -5,6 +5,7 @@
 //! the text is the same too.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod compare;
 mod convert;
@@ -21,6 +22,10 @@ mod luks;
 mod progress;
 mod zero;
 
+pub use bench::{
+    BENCH_THREADS_MAX, BenchDriver, BenchError, BenchFlush, BenchOptions, BenchOrder, BenchReport,
+    BenchTarget, BenchWork, Latency,
+};
 pub use block_status::{BlockStatus, BlockStatuses, disk_size};
 pub use check::CheckSummary;
 pub use compare::{CompareError, Comparison, Strictness, compare};

@@ -73,6 +73,15 @@ pub(crate) async fn probe<S: Storage>(file: &S) -> Result<Format, Error> {
     Ok(if is_qcow2 { Format::Qcow2 } else { Format::Raw })
 }
 
+/// Whether a raw disk that begins with `head` would be taken for an image of another format.
+///
+/// A program that found out by itself that a disk is raw must not let its user write such a start:
+/// whoever opens the disk next would read it as something else.
+#[must_use]
+pub fn has_image_magic(head: &[u8]) -> bool {
+    head.starts_with(&MAGIC) || FOREIGN.iter().any(|(magic, _)| head.starts_with(magic))
+}
+
 async fn read_head<S: Storage>(file: &S) -> Result<Vec<u8>, StorageError> {
     let (result, buffer) =
         file.read(HostOffset::ZERO, IoBuffer::zeroed(512), Purpose::Header).await;

@@ -36,7 +36,7 @@ pub use cowl_storage::{
 };
 pub use disk::Disk;
 pub use error::{Error, Refusal};
-pub use format::Format;
+pub use format::{Format, has_image_magic};
 pub use inspect::{Inspection, Qcow2Inspection, check, inspect};
 pub use open::{Backing, Files, OpenOptions, Sharing, StorageOpener};
 pub use policy::{Follow, resolve_backing_name, resolve_data_file_name};

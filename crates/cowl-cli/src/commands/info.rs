@@ -200,6 +200,11 @@ fn data_of(specific: &cowl_tools::FormatSpecific) -> Value {
     value.get_mut("data").map(Value::take).unwrap_or_default()
 }
 
+/// What only the format of an image has, as lines.
+pub(crate) fn format_specific(info: &ImageInfo) -> String {
+    specific(info.format_specific.as_ref().map(data_of), 0)
+}
+
 /// What only the format has: printed from its JSON, so that nothing can be forgotten here.
 fn specific(data: Option<Value>, indent: usize) -> String {
     match data {

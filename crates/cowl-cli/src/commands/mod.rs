@@ -1,14 +1,19 @@
 //! One file per verb: its options, and how its result is printed.
 
+mod bench;
 mod check;
 mod compare;
 mod convert;
 mod create;
 mod dd;
 mod info;
+mod io;
 mod map;
 mod measure;
 mod tour;
+
+pub(crate) use info::format_specific;
+pub(crate) use io::VERB as IO;
 
 use std::ffi::OsString;
 
@@ -46,11 +51,13 @@ pub(crate) const VERBS: &[&Verb] = &[
     &map::VERB,
     &measure::VERB,
     &dd::VERB,
+    &io::VERB,
+    &bench::VERB,
 ];
 
 /// Verbs of qemu-img that this version lacks.
 pub(crate) const NOT_AVAILABLE: &[&str] =
-    &["amend", "bench", "bitmap", "commit", "rebase", "resize", "snapshot"];
+    &["amend", "bitmap", "commit", "rebase", "resize", "snapshot"];
 
 /// The verb called `name`.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {
