@@ -171,7 +171,6 @@ fn what_cannot_go_together_is_refused() {
 }
 
 #[test]
-#[ignore = "cowl does not write to existing qcow2 images yet"]
 fn a_qcow2_image_is_written_to() {
     let Some(bench) = Bench::new() else { return };
     let image = bench.path().join("b.qcow2").display().to_string();

@@ -434,19 +434,16 @@ const QCOW2_SCRIPTS: &[&[&str]] = &[
 ];
 
 #[test]
-#[ignore = "cowl does not write to existing qcow2 images yet"]
 fn qcow2_images_are_written_alike() {
     check_qcow2("qcow2", "cluster_size=64k", QCOW2_SCRIPTS);
 }
 
 #[test]
-#[ignore = "cowl does not write to existing qcow2 images yet"]
 fn qcow2_images_with_subclusters_are_written_alike() {
     check_qcow2("extended", "extended_l2=on,cluster_size=64k", QCOW2_SCRIPTS);
 }
 
 #[test]
-#[ignore = "cowl does not write to existing qcow2 images yet"]
 fn qcow2_clusters_are_compressed_alike() {
     check_qcow2(
         "compressed",
@@ -465,7 +462,6 @@ fn qcow2_clusters_are_compressed_alike() {
 }
 
 #[test]
-#[ignore = "cowl does not write to existing qcow2 images yet"]
 fn a_qcow2_image_reopened_for_writing_is_written_to() {
     check_qcow2(
         "reopened",
