@@ -1,0 +1,49 @@
+//! What `qemu-img check` says, where it is installed.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::checkers::Case;
+use crate::subject::Subject;
+
+/// Exit codes of `qemu-img check`: clean, and leaks only.
+const LEGAL: [i32; 2] = [0, 3];
+
+fn is_installed() -> bool {
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
+    *INSTALLED.get_or_init(|| {
+        let output = Command::new("qemu-img").arg("--version").output();
+        let installed = output.is_ok_and(|output| output.status.success());
+        if !installed {
+            #[expect(clippy::print_stderr, reason = "a skipped comparison must be seen")]
+            {
+                eprintln!("SKIP: qemu-img is not installed; it was not asked about any state");
+            }
+        }
+        installed
+    })
+}
+
+pub(crate) fn check<S: Subject>(case: &Case<'_, S>) -> Result<(), String> {
+    let Some(format) = case.subject.qemu_format() else { return Ok(()) };
+    if !is_installed() {
+        return Ok(());
+    }
+    let report = super::look(case.subject, &case.world())?.unwrap_or_default();
+    if report.needs_repair {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| format!("no temporary file: {error}");
+    let folder = tempfile::tempdir().map_err(failed)?;
+    for file in case.files {
+        std::fs::write(folder.path().join(&file.name), &file.bytes).map_err(failed)?;
+    }
+    let mut command = Command::new("qemu-img");
+    command.args(["check", "-f", format, &case.files[0].name]);
+    let output = command.current_dir(folder.path()).env("LC_ALL", "C").output().map_err(failed)?;
+    if output.status.code().is_some_and(|code| LEGAL.contains(&code)) {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    Err(format!("{}: {}", output.status, String::from_utf8_lossy(&text)))
+}

@@ -1,0 +1,57 @@
+//! The subjects: what can be simulated, by name.
+
+mod raw;
+mod toy;
+
+pub use raw::RawSubject;
+pub use toy::{ToyFault, ToySubject};
+
+use crate::subject::Subject;
+
+/// Which subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubjectKind {
+    /// The raw format.
+    Raw,
+    /// A disk with a mistake.
+    Toy(ToyFault),
+}
+
+/// What is done with a subject, whatever its type.
+pub trait SubjectVisitor {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn visit<S: Subject + 'static>(self, subject: S) -> Self::Output;
+}
+
+impl SubjectKind {
+    /// The subjects that must never fail.
+    pub const REAL: &[Self] = &[Self::Raw];
+
+    /// The name on command lines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Toy(fault) => fault.name(),
+        }
+    }
+
+    /// The subject with this name.
+    pub fn from_name(name: &str) -> Result<Self, String> {
+        let mut kinds = vec![Self::Raw];
+        kinds.extend(ToyFault::ALL.iter().map(|fault| Self::Toy(*fault)));
+        let found = kinds.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| format!("no such subject: {name}"))
+    }
+
+    /// Shows `visitor` the subject of a seed.
+    pub fn with<V: SubjectVisitor>(self, seed: u64, visitor: V) -> V::Output {
+        match self {
+            Self::Raw => visitor.visit(RawSubject::draw(seed)),
+            Self::Toy(fault) => visitor.visit(ToySubject::new(fault)),
+        }
+    }
+}
