@@ -40,8 +40,7 @@ impl Future for SimIo<'_> {
             (Some(number), _) => number,
             (None, request) => {
                 let request = request.expect("issued once");
-                let alignment = u64::from(self.world.options().io_alignment);
-                let number = host.submit(request, alignment);
+                let number = host.submit(request);
                 self.number = Some(number);
                 number
             }
@@ -177,9 +176,8 @@ impl SimStorage {
 
     /// Ends a request within the call.
     fn run_inline(&self, request: Request) -> Outcome {
-        let alignment = u64::from(self.world.options().io_alignment);
         let mut host = self.world.host();
-        let number = host.submit(request, alignment);
+        let number = host.submit(request);
         host.complete_inline(number)
     }
 

@@ -42,7 +42,8 @@ pub struct WorldOptions {
     pub inline_percent: u64,
     /// How often a step lets one part of a change land, instead of ending it, in percent.
     pub partial_percent: u64,
-    /// Offsets and lengths of I/O are multiples of this.
+    /// The alignment that the host tells. As the file driver does, it takes any request, but serves
+    /// only aligned ones inline.
     pub io_alignment: u32,
     /// The block size that the host tells.
     pub block_size: u32,
@@ -294,7 +295,6 @@ impl FileState {
     }
 }
 
-const EINVAL: i32 = 22;
 const EBADF: i32 = 9;
 
 impl Host {
@@ -306,7 +306,7 @@ impl Host {
     }
 
     /// Takes on an I/O; its number.
-    pub(crate) fn submit(&mut self, mut request: Request, alignment: u64) -> u64 {
+    pub(crate) fn submit(&mut self, mut request: Request) -> u64 {
         let number = self.next;
         self.next += 1;
         let Request { file, operation, purpose, at, length, .. } = request;
@@ -318,7 +318,7 @@ impl Host {
             self.note(&line);
         }
         let mut fault = self.faults.decide(operation, purpose);
-        if let Some(errno) = self.refusal(&request, alignment) {
+        if let Some(errno) = self.refusal(&request) {
             let kind = FaultKind::Nothing;
             fault = Some(Fault { operation: None, purpose: None, nth: 0, kind, errno });
         }
@@ -349,17 +349,9 @@ impl Host {
     }
 
     /// The errno for a request that no driver takes; noted as misuse.
-    fn refusal(&mut self, request: &Request, alignment: u64) -> Option<i32> {
+    fn refusal(&mut self, request: &Request) -> Option<i32> {
         let file = &self.files[request.file];
-        let is_transfer = matches!(request.operation, Operation::Read | Operation::Write);
         let name = request.operation.name();
-        let aligned = request.at % alignment == 0 && request.length % alignment == 0;
-        if is_transfer && !aligned {
-            let Request { at, length, .. } = request;
-            let text = format!("{name} of {length:#x} at {at:#x} of {}: alignment", file.name);
-            self.misuse.push(text);
-            return Some(EINVAL);
-        }
         if file.read_only && !request.effects.is_empty() {
             self.misuse.push(format!("{name} on {}, which is read-only", file.name));
             return Some(EBADF);

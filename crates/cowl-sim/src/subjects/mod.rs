@@ -1,8 +1,11 @@
 //! The subjects: what can be simulated, by name.
 
+mod qcow2;
 mod raw;
+mod snapshot_fixture;
 mod toy;
 
+pub use qcow2::Qcow2Subject;
 pub use raw::RawSubject;
 pub use toy::{ToyFault, ToySubject};
 
@@ -13,6 +16,8 @@ use crate::subject::Subject;
 pub enum SubjectKind {
     /// The raw format.
     Raw,
+    /// The qcow2 engine.
+    Qcow2,
     /// A disk with a mistake.
     Toy(ToyFault),
 }
@@ -35,13 +40,14 @@ impl SubjectKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
             Self::Toy(fault) => fault.name(),
         }
     }
 
     /// The subject with this name.
     pub fn from_name(name: &str) -> Result<Self, String> {
-        let mut kinds = vec![Self::Raw];
+        let mut kinds = vec![Self::Raw, Self::Qcow2];
         kinds.extend(ToyFault::ALL.iter().map(|fault| Self::Toy(*fault)));
         let found = kinds.into_iter().find(|kind| kind.name() == name);
         found.ok_or_else(|| format!("no such subject: {name}"))
@@ -51,6 +57,7 @@ impl SubjectKind {
     pub fn with<V: SubjectVisitor>(self, seed: u64, visitor: V) -> V::Output {
         match self {
             Self::Raw => visitor.visit(RawSubject::draw(seed)),
+            Self::Qcow2 => visitor.visit(Qcow2Subject::draw(seed)),
             Self::Toy(fault) => visitor.visit(ToySubject::new(fault)),
         }
     }

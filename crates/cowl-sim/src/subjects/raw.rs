@@ -31,8 +31,7 @@ impl Subject for RawSubject {
 
     fn traits(&self) -> Traits {
         Traits {
-            // The raw format hands requests on as they are.
-            alignment: u64::from(self.host.io_alignment),
+            alignment: 1,
             cluster: 4096,
             discard_unit: 1,
             compresses: false,

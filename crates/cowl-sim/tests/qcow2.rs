@@ -1,0 +1,45 @@
+//! The qcow2 engine on the simulated host.
+
+use cowl_sim::{
+    Effort, Plan, Qcow2Subject, SimWorld, Subject, SubjectKind, WorldOptions, run, run_calm,
+};
+
+/// Every shape that is drawn is a clean image that reads as it was made.
+#[test]
+fn new_images_of_every_shape_are_clean() {
+    let mut snapshots = 0;
+    for seed in 0..300 {
+        let subject = Qcow2Subject::draw(seed);
+        let made = subject.make().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        snapshots += made.snapshots.len();
+        let world = SimWorld::new(WorldOptions::calm(), made.files);
+        let report = run_calm(subject.check(&world)).expect("not stuck").expect("has metadata");
+        let report = report.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let shape = subject.shape();
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "{seed} {shape:?} {}", report.text);
+        let read = run_calm(subject.snapshots(&world)).expect("not stuck");
+        let read = read.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(read == made.snapshots, "seed {seed}: a snapshot differs");
+    }
+    assert!(10 < snapshots, "only {snapshots} snapshots were drawn");
+}
+
+#[test]
+#[ignore = "the engine cannot write yet"]
+fn histories_of_the_engine_break_no_rule() {
+    for seed in 0..60 {
+        let plan = Plan::new(SubjectKind::Qcow2, seed);
+        let report = run(&plan, Effort::of(&plan));
+        assert!(!report.has_failed(), "{report}");
+    }
+}
+
+#[test]
+#[ignore = "the engine cannot write yet"]
+fn every_crash_state_of_small_histories_is_legal() {
+    for seed in 0..20 {
+        let plan = Plan::new(SubjectKind::Qcow2, seed).exhaustive();
+        let report = run(&plan, Effort::of(&plan));
+        assert!(!report.has_failed(), "{report}");
+    }
+}
