@@ -8,10 +8,11 @@
 use cowl_storage::Purpose;
 
 use crate::effect::Effect;
+use crate::random::mix;
 use crate::{Random, SimFile, SimWorld};
 
-/// Most parts of which every subset is tried: 4096 states.
-pub const EXHAUSTIVE_PARTS_MAX: usize = 12;
+/// Most parts of which every subset is tried: 2048 states of one moment.
+pub const EXHAUSTIVE_PARTS_MAX: usize = 11;
 
 /// A moment, with everything that a power cut may take or leave.
 pub struct Cut {
@@ -41,6 +42,24 @@ pub struct CrashState {
     pub files: Vec<SimFile>,
     /// Which parts survived, in words.
     pub description: String,
+}
+
+impl CrashState {
+    /// A number that two states share only when their files are the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut digest = 0;
+        for file in &self.files {
+            digest = mix(digest ^ file.bytes.len() as u64);
+            for word in file.bytes.chunks(8) {
+                let mut bytes = [0; 8];
+                bytes[..word.len()].copy_from_slice(word);
+                digest = (digest ^ u64::from_le_bytes(bytes)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                digest ^= digest >> 29;
+            }
+        }
+        digest
+    }
 }
 
 impl Cut {

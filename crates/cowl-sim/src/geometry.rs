@@ -3,7 +3,7 @@
 use cowl_format::{ByteCount, CompressionType, Version};
 use cowl_qcow2::{CacheLimits, CreateOptions, Preallocation};
 
-use crate::Random;
+use crate::{Extent, Random};
 
 /// What lies below the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +61,15 @@ pub struct Shape {
 impl Shape {
     /// Draws one. Small clusters come often: with them tables grow and caches overflow soon.
     #[must_use]
-    pub fn draw(random: &mut Random) -> Self {
+    pub fn draw(random: &mut Random, extent: Extent) -> Self {
         let version = random.pick(&[Version::V3, Version::V3, Version::V3, Version::V2]);
         let is_v3 = version == Version::V3;
         let extended_l2 = is_v3 && random.chance(20);
-        let bits: &[u32] = match extended_l2 {
-            true => &[14, 14, 15, 16],
-            false => &[9, 9, 9, 10, 11, 12, 12, 13, 14, 16],
+        let bits: &[u32] = match (extended_l2, extent) {
+            (true, Extent::Full) => &[14, 14, 15, 16],
+            (true, Extent::Tiny) => &[14],
+            (false, Extent::Full) => &[9, 9, 9, 10, 11, 12, 12, 13, 14, 16],
+            (false, Extent::Tiny) => &[9, 9, 9, 12],
         };
         let cluster_bits = random.pick(bits);
         let mut shape = Self {
@@ -80,7 +82,7 @@ impl Shape {
                 false => CompressionType::Zlib,
             },
             lazy_refcounts: is_v3 && random.chance(15),
-            size: draw_size(random, cluster_bits),
+            size: draw_size(random, cluster_bits, extent),
             backing: Backing::None,
             data_file: DataFile::Internal,
             preallocation: Preallocation::Off,
@@ -166,8 +168,10 @@ pub(crate) const DATA_NAME: &str = "disk.data";
 pub(crate) const BACKING_NAME: &str = "base";
 
 /// A few tables' worth of clusters, the last one often not whole.
-fn draw_size(random: &mut Random, cluster_bits: u32) -> u64 {
+fn draw_size(random: &mut Random, cluster_bits: u32, extent: Extent) -> u64 {
     let clusters = match cluster_bits {
+        9 if extent == Extent::Tiny => 100,
+        _ if extent == Extent::Tiny => 6,
         9 | 10 => 400,
         11..=13 => 120,
         14 => 40,

@@ -8,7 +8,7 @@
 //!                                        +---- `checkers` <- `cut`: what a power cut leaves
 //!
 //! Everything follows from the [`Plan`]: no thread, no clock, no other chance. A failing history
-//! ends with a `replay:` line that runs exactly it again; [`shrink`] makes it small first.
+//! ends with a `replay:` line that runs exactly it again; [`shrink()`] makes it small first.
 //!
 //! What is assumed of the host is written at the head of `world.rs`.
 #![forbid(unsafe_code)]
@@ -43,7 +43,7 @@ pub use executor::{DropAfter, Executor, Step, Task, Yield, run_calm};
 pub use fault::{EIO, ENOSPC, Fault, FaultKind};
 pub use geometry::{Backing, DataFile, Shape};
 pub use model::{FlushId, Illegal, Model, ReadId, RequestId, Value};
-pub use plan::Plan;
+pub use plan::{Extent, Plan};
 pub use random::{Random, mix};
 pub use report::{Report, Totals, Violation};
 pub use run::{Effort, outline, run};
@@ -52,5 +52,5 @@ pub use sim_storage::{SimOffload, SimStorage};
 pub use stamp::{Texture, fill, matches};
 pub use subject::{HostTraits, Made, MetadataReport, Subject, Traits};
 pub use subjects::{Qcow2Subject, RawSubject, SubjectKind, SubjectVisitor, ToyFault, ToySubject};
-pub use workload::{Act, Extent, Operation, Request, Workload};
+pub use workload::{Act, Operation, Request, Workload};
 pub use world::{SimFile, SimWorld, WorldOptions};

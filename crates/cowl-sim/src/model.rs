@@ -83,6 +83,8 @@ pub struct Illegal {
 #[derive(Clone, Debug)]
 pub struct Model {
     clock: u64,
+    /// Changes whenever what is legal after a crash does.
+    epoch: u64,
     initial: Vec<u8>,
     requests: Vec<Request>,
     sectors: Vec<Vec<Atom>>,
@@ -110,6 +112,7 @@ impl Model {
         };
         let mut model = Self {
             clock: 1,
+            epoch: 0,
             initial,
             requests: vec![made],
             sectors: Vec::new(),
@@ -126,6 +129,12 @@ impl Model {
     #[must_use]
     pub fn with_sizes_between(self) -> Self {
         Self { sizes_between: true, ..self }
+    }
+
+    /// A number that changes whenever what is legal after a crash does.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     fn is_size(&self, size: u64) -> bool {
@@ -155,6 +164,7 @@ impl Model {
     /// A request that gives `at..at + length` a value is issued.
     pub fn issue(&mut self, value: Value, at: u64, length: u64) -> RequestId {
         let issued = self.tick();
+        self.epoch += 1;
         let id = RequestId(self.requests.len());
         self.requests.push(Request {
             value,
@@ -198,6 +208,7 @@ impl Model {
     pub fn succeed_durably(&mut self, id: RequestId) {
         self.succeed(id);
         self.requests[id.0].durable = true;
+        self.epoch += 1;
     }
 
     /// A request failed, or was dropped: it may or may not have happened, or happen yet.
@@ -221,6 +232,7 @@ impl Model {
     /// A flush succeeded: what had succeeded when it was issued is durable.
     pub fn succeed_flush(&mut self, flush: FlushId) {
         self.tick();
+        self.epoch += 1;
         for request in self.requests.iter_mut().filter(|request| request.succeeded) {
             request.durable |= request.ended.is_some_and(|ended| ended < flush.0);
         }

@@ -6,6 +6,15 @@ use std::str::FromStr;
 
 use crate::SubjectKind;
 
+/// How much is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Disks of a few tables, and hundreds of requests.
+    Full,
+    /// A small disk and so few requests that all crash states can be tried.
+    Tiny,
+}
+
 /// A history, as a `replay:` line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -35,6 +44,12 @@ impl Plan {
             without: BTreeSet::new(),
             without_faults: BTreeSet::new(),
         }
+    }
+
+    /// How much it draws.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        if self.exhaustive { Extent::Tiny } else { Extent::Full }
     }
 
     /// The same with few requests and every crash state.

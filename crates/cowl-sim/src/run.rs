@@ -1,6 +1,7 @@
 //! Runs one history: a disk is made, used, cut off and looked at, all from one plan.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -14,7 +15,7 @@ use crate::fault::{self, Fault};
 use crate::guest::Guest;
 use crate::random::mix;
 use crate::subject::{Made, Subject};
-use crate::workload::{Act, Extent, Request, Workload};
+use crate::workload::{Act, Request, Workload};
 use crate::{Model, Plan, Random, Report, SimWorld, Violation, WorldOptions};
 
 /// How much is looked at in a history.
@@ -57,7 +58,7 @@ fn draw_faults(plan: &Plan) -> Vec<(u32, Fault)> {
 /// What a plan can leave out: the numbers of requests, and of faults.
 #[must_use]
 pub fn outline(plan: &Plan) -> (Vec<u32>, Vec<u32>) {
-    let numbers = plan.subject.with(plan.seed, Outline { plan });
+    let numbers = plan.subject.with(plan.seed, plan.extent(), Outline { plan });
     let faults = draw_faults(plan).into_iter().map(|(number, _)| number).collect();
     (numbers, faults)
 }
@@ -77,15 +78,16 @@ impl crate::SubjectVisitor for Outline<'_> {
 }
 
 fn draw_workload<S: Subject>(plan: &Plan, subject: &S, made: &Made) -> Workload {
-    let extent = if plan.exhaustive { Extent::Tiny } else { Extent::Full };
     let size = made.content.len() as u64;
-    Workload::draw(plan.seed, &subject.traits(), size, extent).without(&plan.without)
+    Workload::draw(plan.seed, &subject.traits(), size, plan.extent()).without(&plan.without)
 }
 
 /// Runs a plan. A panic of the engine is a violation like any other.
 #[must_use]
 pub fn run(plan: &Plan, effort: Effort) -> Report {
-    let ran = catch_unwind(AssertUnwindSafe(|| plan.subject.with(plan.seed, Run { plan, effort })));
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        plan.subject.with(plan.seed, plan.extent(), Run { plan, effort })
+    }));
     ran.unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -127,6 +129,9 @@ struct History<S: Subject + 'static> {
     crash_states: u64,
     act: u64,
     last_digest: u64,
+    /// States that were judged since the model changed what is legal.
+    judged: BTreeSet<u64>,
+    judged_epoch: u64,
 }
 
 impl<S: Subject + 'static> History<S> {
@@ -173,6 +178,8 @@ impl<S: Subject + 'static> History<S> {
             crash_states: 0,
             act: 0,
             last_digest: 0,
+            judged: BTreeSet::new(),
+            judged_epoch: 0,
         }
     }
 
@@ -343,10 +350,21 @@ impl<S: Subject + 'static> History<S> {
             if self.effort.crash_states_max <= self.crash_states && !is_end {
                 break;
             }
-            let leaks_max = self.guest.subject.leaks_max();
-            self.judge(&state, leaks_max)?;
+            if self.is_new(&state) {
+                self.judge(&state, self.guest.subject.leaks_max())?;
+            }
         }
         Some(())
+    }
+
+    /// Whether this state was not judged before, under the same rules.
+    fn is_new(&mut self, state: &CrashState) -> bool {
+        let epoch = self.guest.model.borrow().epoch();
+        if self.judged_epoch != epoch {
+            self.judged.clear();
+            self.judged_epoch = epoch;
+        }
+        self.judged.insert(state.digest())
     }
 
     fn judge(&mut self, state: &CrashState, leaks_max: u64) -> Option<()> {

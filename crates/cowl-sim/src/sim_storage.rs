@@ -164,7 +164,8 @@ impl SimStorage {
     fn answers_inline(&self, at: HostOffset, length: usize) -> bool {
         let options = self.world.options();
         let alignment = u64::from(options.io_alignment);
-        let aligned = at.get() % alignment == 0 && length as u64 % alignment == 0;
+        let aligned =
+            at.get().is_multiple_of(alignment) && (length as u64).is_multiple_of(alignment);
         if options.calm {
             return aligned;
         }

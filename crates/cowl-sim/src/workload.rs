@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::Random;
 use crate::stamp::Texture;
 use crate::subject::Traits;
+use crate::{Extent, Random};
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +57,6 @@ pub enum Act {
 pub struct Workload {
     /// In order.
     pub acts: Vec<Act>,
-}
-
-/// How much is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// A few hundred requests at most.
-    Full,
-    /// So few that all crash states can be tried.
-    Tiny,
 }
 
 impl Workload {
@@ -259,7 +250,8 @@ impl Draw {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Workload};
+    use super::Workload;
+    use crate::Extent;
     use crate::subject::Traits;
 
     const TRAITS: Traits = Traits {

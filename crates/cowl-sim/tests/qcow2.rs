@@ -1,7 +1,7 @@
 //! The qcow2 engine on the simulated host.
 
 use cowl_sim::{
-    Effort, Plan, Qcow2Subject, SimWorld, Subject, SubjectKind, WorldOptions, run, run_calm,
+    Effort, Extent, Plan, Qcow2Subject, SimWorld, Subject, SubjectKind, WorldOptions, run, run_calm,
 };
 
 /// Every shape that is drawn is a clean image that reads as it was made.
@@ -9,7 +9,8 @@ use cowl_sim::{
 fn new_images_of_every_shape_are_clean() {
     let mut snapshots = 0;
     for seed in 0..300 {
-        let subject = Qcow2Subject::draw(seed);
+        let extent = if seed % 3 == 0 { Extent::Tiny } else { Extent::Full };
+        let subject = Qcow2Subject::draw(seed, extent);
         let made = subject.make().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         snapshots += made.snapshots.len();
         let world = SimWorld::new(WorldOptions::calm(), made.files);

@@ -47,3 +47,36 @@ pub(crate) fn check<S: Subject>(case: &Case<'_, S>) -> Result<(), String> {
     let text = [output.stdout, output.stderr].concat();
     Err(format!("{}: {}", output.status, String::from_utf8_lossy(&text)))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::checkers::Case;
+    use crate::checkers::qemu_check::{check, is_installed};
+    use crate::subject::Subject;
+    use crate::{Extent, Model, Qcow2Subject};
+
+    #[test]
+    fn qemu_img_agrees_on_new_images_and_sees_damage() {
+        if !is_installed() {
+            return;
+        }
+        for seed in 0..40 {
+            let subject = Qcow2Subject::draw(seed, Extent::Full);
+            let mut made = subject.make().expect("it can be made");
+            let model = Model::new(made.content);
+            let judge = |files: &[crate::SimFile]| {
+                check(&Case {
+                    subject: &subject,
+                    model: &model,
+                    files,
+                    snapshots: &[],
+                    leaks_max: 0,
+                })
+            };
+            assert_eq!(judge(&made.files), Ok(()), "seed {seed}");
+            // The refcount table is never at cluster 0.
+            made.files[0].bytes[48..56].fill(0);
+            assert!(judge(&made.files).is_err(), "seed {seed}");
+        }
+    }
+}

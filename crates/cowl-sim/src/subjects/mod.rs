@@ -9,6 +9,7 @@ pub use qcow2::Qcow2Subject;
 pub use raw::RawSubject;
 pub use toy::{ToyFault, ToySubject};
 
+use crate::Extent;
 use crate::subject::Subject;
 
 /// Which subject.
@@ -54,10 +55,10 @@ impl SubjectKind {
     }
 
     /// Shows `visitor` the subject of a seed.
-    pub fn with<V: SubjectVisitor>(self, seed: u64, visitor: V) -> V::Output {
+    pub fn with<V: SubjectVisitor>(self, seed: u64, extent: Extent, visitor: V) -> V::Output {
         match self {
             Self::Raw => visitor.visit(RawSubject::draw(seed)),
-            Self::Qcow2 => visitor.visit(Qcow2Subject::draw(seed)),
+            Self::Qcow2 => visitor.visit(Qcow2Subject::draw(seed, extent)),
             Self::Toy(fault) => visitor.visit(ToySubject::new(fault)),
         }
     }

@@ -16,7 +16,7 @@ use crate::guest::read_all;
 use crate::stamp::{self, Texture};
 use crate::subject::{HostTraits, Made, MetadataReport, Subject, Traits};
 use crate::subjects::snapshot_fixture;
-use crate::{Random, SimFile, SimOffload, SimStorage, SimWorld, WorldOptions};
+use crate::{Extent, Random, SimFile, SimOffload, SimStorage, SimWorld, WorldOptions};
 
 /// A qcow2 image on a host, both drawn from a seed.
 #[derive(Clone, Debug)]
@@ -32,9 +32,9 @@ const SNAPSHOT: &str = "1";
 impl Qcow2Subject {
     /// The one for a seed.
     #[must_use]
-    pub fn draw(seed: u64) -> Self {
+    pub fn draw(seed: u64, extent: Extent) -> Self {
         let mut random = Random::of(seed, "qcow2");
-        let shape = Shape::draw(&mut random);
+        let shape = Shape::draw(&mut random, extent);
         Self { shape, host: HostTraits::draw(&mut random), seed }
     }
 
@@ -48,7 +48,7 @@ impl Qcow2Subject {
         LayerOptions {
             access,
             cache: self.shape.cache_limits(),
-            beyond_end: BeyondEnd::Refuse,
+            beyond_end: BeyondEnd::ReadZeros,
             snapshot: None,
             offload: Some(Arc::new(SimOffload::new(world))),
         }

@@ -55,7 +55,7 @@ impl ToyFault {
     }
 }
 
-/// A disk of [`SIZE`] bytes with a mistake.
+/// A small disk with a mistake.
 #[derive(Clone, Copy, Debug)]
 pub struct ToySubject {
     fault: ToyFault,
