@@ -96,14 +96,17 @@ impl Shape {
 
     fn draw_files(&mut self, random: &mut Random) {
         let is_v3 = self.version == Version::V3;
-        match random.weighted(&[6, 4, if is_v3 { 2 } else { 0 }]) {
-            1 => {
-                let size = self.size * random.pick(&[1, 2, 3]) / 2 / 512 * 512 + 512;
-                let raw = random.chance(50);
-                self.backing = if raw { Backing::Raw(size) } else { Backing::Qcow2(size) };
-            }
-            2 => self.data_file = random.pick(&[DataFile::External, DataFile::Raw]),
-            _ => {}
+        if random.chance(40) {
+            let size = self.size * random.pick(&[1, 2, 3]) / 2 / 512 * 512 + 512;
+            let is_raw = random.chance(50);
+            self.backing = if is_raw { Backing::Raw(size) } else { Backing::Qcow2(size) };
+        }
+        if is_v3 && random.chance(20) {
+            self.data_file = match self.backing {
+                Backing::None => random.pick(&[DataFile::External, DataFile::Raw]),
+                // What a raw data file has not stored would have to come from two places.
+                Backing::Raw(_) | Backing::Qcow2(_) => DataFile::External,
+            };
         }
         if self.backing == Backing::None || self.extended_l2 {
             self.preallocation = match random.below(8) {

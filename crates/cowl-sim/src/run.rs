@@ -78,6 +78,9 @@ impl crate::SubjectVisitor for Outline<'_> {
 }
 
 fn draw_workload<S: Subject>(plan: &Plan, subject: &S, made: &Made) -> Workload {
+    if let Some(script) = subject.script() {
+        return script.without(&plan.without);
+    }
     let size = made.content.len() as u64;
     Workload::draw(plan.seed, &subject.traits(), size, plan.extent()).without(&plan.without)
 }

@@ -4,7 +4,7 @@ use cowl_block::{BlockDevice, BlockError};
 use cowl_format::{ByteCount, GuestOffset};
 use cowl_storage::Access;
 
-use crate::{Random, SimFile, SimWorld};
+use crate::{Random, SimFile, SimWorld, Workload};
 
 /// What a subject can do, and needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,11 @@ pub trait Subject {
 
     /// The format's name in QEMU, where QEMU has something to check.
     fn qemu_format(&self) -> Option<&'static str>;
+
+    /// What is done with it, where that is not drawn.
+    fn script(&self) -> Option<Workload> {
+        None
+    }
 
     /// Clusters that a crash may lose.
     fn leaks_max(&self) -> u64;

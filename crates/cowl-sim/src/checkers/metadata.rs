@@ -16,7 +16,7 @@ pub(crate) fn look<S: Subject>(
 
 pub(crate) fn check<S: Subject>(case: &Case<'_, S>) -> Result<(), String> {
     let Some(report) = look(case.subject, &case.world())? else { return Ok(()) };
-    // Metadata that says it cannot be trusted is judged after it was repaired: see `reopen`.
+    // Metadata that says itself that it needs a repair is not trusted, so it may be wrong.
     if report.needs_repair {
         return Ok(());
     }

@@ -9,8 +9,8 @@ pub use qcow2::Qcow2Subject;
 pub use raw::RawSubject;
 pub use toy::{ToyFault, ToySubject};
 
-use crate::Extent;
 use crate::subject::Subject;
+use crate::{Extent, SCENARIOS, Scenario};
 
 /// Which subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum SubjectKind {
     Raw,
     /// The qcow2 engine.
     Qcow2,
+    /// The qcow2 engine in a history written by hand.
+    Scenario(Scenario),
     /// A disk with a mistake.
     Toy(ToyFault),
 }
@@ -42,6 +44,7 @@ impl SubjectKind {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Scenario(scenario) => scenario.name,
             Self::Toy(fault) => fault.name(),
         }
     }
@@ -50,6 +53,7 @@ impl SubjectKind {
     pub fn from_name(name: &str) -> Result<Self, String> {
         let mut kinds = vec![Self::Raw, Self::Qcow2];
         kinds.extend(ToyFault::ALL.iter().map(|fault| Self::Toy(*fault)));
+        kinds.extend(SCENARIOS.iter().map(|scenario| Self::Scenario(*scenario)));
         let found = kinds.into_iter().find(|kind| kind.name() == name);
         found.ok_or_else(|| format!("no such subject: {name}"))
     }
@@ -59,6 +63,7 @@ impl SubjectKind {
         match self {
             Self::Raw => visitor.visit(RawSubject::draw(seed)),
             Self::Qcow2 => visitor.visit(Qcow2Subject::draw(seed, extent)),
+            Self::Scenario(scenario) => visitor.visit(Qcow2Subject::of(scenario, seed)),
             Self::Toy(fault) => visitor.visit(ToySubject::new(fault)),
         }
     }

@@ -16,7 +16,9 @@ use crate::guest::read_all;
 use crate::stamp::{self, Texture};
 use crate::subject::{HostTraits, Made, MetadataReport, Subject, Traits};
 use crate::subjects::snapshot_fixture;
-use crate::{Extent, Random, SimFile, SimOffload, SimStorage, SimWorld, WorldOptions};
+use crate::{
+    Extent, Random, Scenario, SimFile, SimOffload, SimStorage, SimWorld, Workload, WorldOptions,
+};
 
 /// A qcow2 image on a host, both drawn from a seed.
 #[derive(Clone, Debug)]
@@ -24,6 +26,7 @@ pub struct Qcow2Subject {
     shape: Shape,
     host: HostTraits,
     seed: u64,
+    scenario: Option<Scenario>,
 }
 
 /// The snapshot's ID.
@@ -35,7 +38,14 @@ impl Qcow2Subject {
     pub fn draw(seed: u64, extent: Extent) -> Self {
         let mut random = Random::of(seed, "qcow2");
         let shape = Shape::draw(&mut random, extent);
-        Self { shape, host: HostTraits::draw(&mut random), seed }
+        Self { shape, host: HostTraits::draw(&mut random), seed, scenario: None }
+    }
+
+    /// The one of a history written by hand, on a host drawn from a seed.
+    #[must_use]
+    pub fn of(scenario: Scenario, seed: u64) -> Self {
+        let host = HostTraits::draw(&mut Random::of(seed, "qcow2"));
+        Self { shape: scenario.shape(), host, seed, scenario: Some(scenario) }
     }
 
     /// What the disk is like.
@@ -70,6 +80,7 @@ impl Qcow2Subject {
         let data = self.data_index().map(|index| Arc::new(world.storage(index)));
         let options = LayerOptions { snapshot, ..self.options(world, access) };
         let top = Layer::open(LayerFiles { image, data }, header, options).await?;
+        let backing = 1 + self.data_index().map_or(0, |_| 1);
         let mut layers = vec![top];
         let mut base = None;
         match self.shape.backing {
@@ -77,10 +88,10 @@ impl Qcow2Subject {
             Backing::Raw(_) => {
                 let purpose = Purpose::BackingData;
                 let options = RawOptions { purpose, ..RawOptions::whole_file() };
-                base = Some(RawImage::open(world.storage(1), options).await?);
+                base = Some(RawImage::open(world.storage(backing), options).await?);
             }
             Backing::Qcow2(_) => {
-                let image = Arc::new(world.storage(1));
+                let image = Arc::new(world.storage(backing));
                 let header = read_header(image.as_ref()).await?;
                 let files = LayerFiles { image, data: None };
                 let options = self.options(world, Access::ReadOnly);
@@ -238,6 +249,10 @@ impl Subject for Qcow2Subject {
 
     fn qemu_format(&self) -> Option<&'static str> {
         Some("qcow2")
+    }
+
+    fn script(&self) -> Option<Workload> {
+        self.scenario.map(|scenario| scenario.workload())
     }
 
     fn leaks_max(&self) -> u64 {
