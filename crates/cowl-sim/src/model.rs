@@ -90,6 +90,8 @@ pub struct Model {
     sectors: Vec<Vec<Atom>>,
     /// Sizes that the disk may have after a crash; the last one is its size now.
     sizes: Vec<u64>,
+    /// Sizes that failed requests may have given it.
+    uncertain_sizes: Vec<u64>,
     /// Whether a size between those is legal, too: the disk is as long as its file is.
     sizes_between: bool,
     reads: BTreeMap<u64, u32>,
@@ -117,6 +119,7 @@ impl Model {
             requests: vec![made],
             sectors: Vec::new(),
             sizes: vec![size],
+            uncertain_sizes: Vec::new(),
             sizes_between: false,
             reads: BTreeMap::new(),
         };
@@ -138,9 +141,10 @@ impl Model {
     }
 
     fn is_size(&self, size: u64) -> bool {
-        let smallest = self.sizes.iter().min().is_some_and(|least| *least <= size);
-        let largest = self.sizes.iter().max().is_some_and(|most| size <= *most);
-        self.sizes.contains(&size) || (self.sizes_between && smallest && largest)
+        let sizes = || self.sizes.iter().chain(&self.uncertain_sizes);
+        let smallest = sizes().min().is_some_and(|least| *least <= size);
+        let largest = sizes().max().is_some_and(|most| size <= *most);
+        sizes().any(|legal| *legal == size) || (self.sizes_between && smallest && largest)
     }
 
     /// Size of the disk now.
@@ -273,9 +277,17 @@ impl Model {
         id
     }
 
-    /// A change of size failed: the disk may have either size.
+    /// A change of size succeeded.
+    pub fn succeed_resize(&mut self, id: RequestId) {
+        self.succeed(id);
+        // Earlier sizes may come back until a flush; what a failed request did is overwritten.
+        self.sizes.splice(0..0, self.uncertain_sizes.drain(..));
+    }
+
+    /// A change of size failed: the disk may have either size, until another change succeeds.
     pub fn fail_resize(&mut self, id: RequestId, size_now: u64) {
         self.fail(id);
+        self.uncertain_sizes.extend(&self.sizes);
         self.sizes.push(size_now);
     }
 

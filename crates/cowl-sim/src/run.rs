@@ -254,7 +254,7 @@ impl<S: Subject + 'static> History<S> {
             guest.subject.resize(&target, ByteCount::new(size)).await
         })?;
         match resized {
-            Ok(()) => self.guest.model.borrow_mut().succeed(id),
+            Ok(()) => self.guest.model.borrow_mut().succeed_resize(id),
             Err(error) => {
                 self.guest.failed(number, &error);
                 let now = cowl_block::BlockDevice::size(&**device).get();
