@@ -25,6 +25,9 @@ use crate::{ByteCount, Corruption, Geometry, HostOffset};
 
 const EXTENSION_LEN: usize = 24;
 const ENTRY_LEN: usize = 24;
+
+/// Where in an entry its flags are.
+const FLAGS_OFFSET: usize = 12;
 const TYPE_DIRTY_TRACKING: u8 = 1;
 
 /// The header extension that names the bitmap directory.
@@ -144,6 +147,23 @@ impl BitmapDirectory {
         Ok(Self { entries })
     }
 
+    /// For each bitmap that records writes and is not marked as in use: where in the directory its
+    /// flags lie, four bytes, and what to store there to mark it.
+    #[must_use]
+    pub fn marks(&self) -> Vec<(ByteCount, [u8; 4])> {
+        let mut marks = Vec::new();
+        let mut at = 0;
+        for entry in &self.entries {
+            let is_kept = entry.flags.contains(BitmapFlags::AUTO);
+            if is_kept && !entry.flags.contains(BitmapFlags::IN_USE) {
+                let flags = entry.flags.union(BitmapFlags::IN_USE).0.to_be_bytes();
+                marks.push((ByteCount::from_usize(at + FLAGS_OFFSET), flags));
+            }
+            at += pad8(ENTRY_LEN + entry.name.len());
+        }
+        marks
+    }
+
     /// The directory's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -163,7 +183,7 @@ impl BitmapDirectoryEntry {
         }
         let table_offset = be64(bytes, 0);
         let table_entries = be32(bytes, 8);
-        let flags = be32(bytes, 12);
+        let flags = be32(bytes, FLAGS_OFFSET);
         let granularity_bits = bytes[17];
         let name_length = be16(bytes, 18);
         if be32(bytes, 20) != 0 {
@@ -215,7 +235,7 @@ impl BitmapDirectoryEntry {
         let entry = &mut bytes[start..];
         put64(entry, 0, self.table_offset.get());
         put32(entry, 8, self.table_entries);
-        put32(entry, 12, self.flags.0);
+        put32(entry, FLAGS_OFFSET, self.flags.0);
         entry[16] = TYPE_DIRTY_TRACKING;
         entry[17] = self.granularity_bits;
         put16(entry, 18, u16::try_from(self.name.len()).expect("at most 1023 bytes"));

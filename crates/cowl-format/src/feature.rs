@@ -54,6 +54,12 @@ macro_rules! features {
                 Self(self.0 & !other.0)
             }
 
+            /// The bits this version of cowl knows.
+            #[must_use]
+            pub const fn known(self) -> Self {
+                Self(self.0 & Self::KNOWN)
+            }
+
             /// The bits this version of cowl does not know.
             #[must_use]
             pub const fn unknown(self) -> u64 {

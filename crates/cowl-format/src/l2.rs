@@ -193,6 +193,19 @@ impl L2Entry {
         self.raw & COPIED != 0
     }
 
+    /// The same entry for a cluster that somebody else refers to as well.
+    #[must_use]
+    pub const fn without_copied(self) -> Self {
+        Self { raw: self.raw & !COPIED, bitmap: self.bitmap }
+    }
+
+    /// The same host cluster, if any, with another bitmap: an extended entry that is not compressed.
+    #[must_use]
+    pub fn with_bitmap(self, bitmap: SubclusterBitmap) -> Self {
+        assert!(!self.is_compressed());
+        Self { raw: self.raw, bitmap: bitmap.raw() }
+    }
+
     /// Whether bit 0 is set. It means nothing in extended and compressed entries.
     #[must_use]
     pub const fn has_zero_flag(self) -> bool {

@@ -45,6 +45,11 @@ impl<B: AsRef<[u8]>> RefcountBlock<B> {
         }
     }
 
+    /// The wrapped bytes, to look at.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
     /// The wrapped bytes.
     pub fn into_bytes(self) -> B {
         self.bytes

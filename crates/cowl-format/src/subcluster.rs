@@ -48,6 +48,25 @@ impl SubclusterBitmap {
         self.0
     }
 
+    /// The same bitmap with `count` subclusters from `first` on in another state.
+    #[must_use]
+    pub const fn with(self, first: u32, count: u32, state: SubclusterState) -> Self {
+        assert!(0 < count && first + count <= 32);
+        let data = (u32::MAX >> (32 - count)) as u64 * (1 << first);
+        let cleared = self.0 & !(data | data << 32);
+        Self(match state {
+            SubclusterState::Data => cleared | data,
+            SubclusterState::Zero => cleared | data << 32,
+            SubclusterState::Unallocated => cleared,
+        })
+    }
+
+    /// Whether any subcluster is in the host cluster.
+    #[must_use]
+    pub const fn has_data(self) -> bool {
+        self.0 & 0xffff_ffff != 0
+    }
+
     /// The state of subcluster `index`, below 32.
     #[must_use]
     pub const fn state(self, index: u32) -> SubclusterState {
@@ -106,6 +125,20 @@ mod tests {
             }
             assert_eq!(index, 32);
         }
+    }
+
+    #[test]
+    fn changing_a_run_leaves_its_neighbours_alone() {
+        let bitmap = SubclusterBitmap::ALL_ZERO.with(3, 5, SubclusterState::Data);
+        assert_eq!((bitmap.state(2), bitmap.run(0)), (SubclusterState::Zero, 3));
+        assert_eq!((bitmap.state(3), bitmap.run(3)), (SubclusterState::Data, 5));
+        assert_eq!((bitmap.state(8), bitmap.run(8)), (SubclusterState::Zero, 24));
+        let all = bitmap.with(0, 32, SubclusterState::Data);
+        assert_eq!(all, SubclusterBitmap::ALL_DATA);
+        let bitmap = all.with(31, 1, SubclusterState::Unallocated);
+        assert_eq!(bitmap.state(31), SubclusterState::Unallocated);
+        assert!(bitmap.has_data());
+        assert!(!bitmap.with(0, 31, SubclusterState::Zero).has_data());
     }
 
     #[test]

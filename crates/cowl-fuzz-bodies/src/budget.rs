@@ -175,4 +175,6 @@ impl Storage for BudgetStorage {
     async fn barrier(&self, purpose: Purpose) -> Result<(), StorageError> {
         panic!("a reader flushed for {purpose}");
     }
+
+    async fn settle(&self) {}
 }

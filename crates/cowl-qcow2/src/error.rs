@@ -1,6 +1,7 @@
 //! What the engine fails with.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cowl_block::BlockError;
 use cowl_format::{ByteCount, Corruption, GuestOffset};
@@ -49,6 +50,40 @@ pub enum Error {
     /// The image was opened for reading.
     #[error("the image was opened read-only")]
     ReadOnly,
+    /// The request is not one that the image can serve.
+    #[error("{what}")]
+    InvalidRequest {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The image takes no changes any more.
+    #[error("the image is read-only since an earlier failure: {reason}")]
+    Latched {
+        /// The error number of that failure.
+        errno: i32,
+        /// That failure.
+        reason: Arc<str>,
+    },
+    /// The image has the dirty or the corrupt bit.
+    #[error("'{}' {what}: it can be read, and has to be repaired before it is written to", path.display())]
+    NeedsRepair {
+        /// Which file.
+        path: PathBuf,
+        /// What its header says.
+        what: &'static str,
+    },
+    /// The file cannot count more clusters.
+    #[error("'{}' is as large as its cluster size allows", path.display())]
+    ImageFull {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The compression library failed.
+    #[error("compression failed: {reason}")]
+    Compressor {
+        /// What it says.
+        reason: String,
+    },
     /// The request reaches past the end of the disk.
     #[error("request of {length} bytes at {at:#x} reaches past the end of the disk ({size} bytes)")]
     OutOfRange {
@@ -78,6 +113,11 @@ impl Error {
             Self::Encrypted { .. } => 95,
             Self::DataFileNeeded { .. } | Self::NoSuchSnapshot { .. } => 2,
             Self::ReadOnly => 1,
+            Self::InvalidRequest { .. } => 22,
+            Self::Latched { errno, .. } => *errno,
+            Self::NeedsRepair { .. } => 30,
+            Self::ImageFull { .. } => 27,
+            Self::Compressor { .. } => 5,
             Self::OutOfRange { .. } => 28,
             Self::Backing(error) => error.errno(),
         }

@@ -13,11 +13,11 @@ use cowl_format::{ByteCount, GuestOffset};
 use cowl_storage::{IoBuffer, Storage};
 
 use crate::mapping::RunKind;
-use crate::{Error, Layer};
+use crate::{Error, ImageStats, Layer};
 
-/// An open image with its backing chain, for reading.
+/// An open image with its backing chain.
 ///
-/// `Send + Sync` when its storage is: any number of threads and tasks read it at once.
+/// `Send + Sync` when its storage is: any number of threads and tasks use it at once.
 pub struct Image<S: Storage> {
     layers: Vec<Layer<S>>,
     base: Option<RawImage<S>>,
@@ -59,31 +59,28 @@ impl<S: Storage> Image<S> {
         self.base.as_ref()
     }
 
-    /// Writes `bytes` at guest offset `at`.
-    pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
-        let _ = (at, bytes);
-        Err(Error::ReadOnly)
+    /// The layer that is written to.
+    pub(crate) fn top(&self) -> &Layer<S> {
+        &self.layers[0]
     }
 
-    /// Compressed.
-    pub async fn write_compressed(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
-        let _ = (at, bytes);
-        Err(Error::ReadOnly)
+    /// Returns when every request acknowledged before the call is durable. Joins a flush that
+    /// starts meanwhile.
+    ///
+    /// After an error everything that was not durable before may be so or not. When a barrier of
+    /// the host failed the image takes no changes any more, and every further flush fails.
+    pub async fn flush(&self) -> Result<(), Error> {
+        match self.top().writer() {
+            // Nothing was written.
+            Err(_) => Ok(()),
+            Ok(_) => self.top().commit().await,
+        }
     }
 
-    /// Resize.
-    pub async fn resize(
-        &self,
-        size: ByteCount,
-        preallocation: crate::Preallocation,
-    ) -> Result<(), Error> {
-        let _ = (size, preallocation);
-        Err(Error::ReadOnly)
-    }
-
-    /// Close.
-    pub async fn close(self) -> Result<(), Error> {
-        Ok(())
+    /// What was written so far, and what that took.
+    #[must_use]
+    pub fn stats(&self) -> ImageStats {
+        self.top().image_stats()
     }
 
     pub(crate) fn check_range(&self, at: GuestOffset, length: ByteCount) -> Result<(), Error> {
@@ -104,7 +101,7 @@ impl<S: Storage> Image<S> {
         let mut unallocated = RunKind::Unallocated { host: None };
         for (depth, layer) in self.layers.iter().enumerate() {
             // Nothing is stored past the end of a shorter layer: the one above it had the last say.
-            let Some(in_layer) = inside(layer.size(), at, length) else {
+            let Some(in_layer) = inside(layer.mapped_size(), at, length) else {
                 return Ok(Found {
                     depth: depth.saturating_sub(1),
                     length,
@@ -216,7 +213,7 @@ impl<S: Storage> BlockDevice for Image<S> {
     }
 
     fn is_read_only(&self) -> bool {
-        true
+        self.top().writer().is_err()
     }
 
     async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> DeviceResult {
@@ -224,20 +221,26 @@ impl<S: Storage> BlockDevice for Image<S> {
         (result.map_err(BlockError::from), buffer)
     }
 
-    async fn write(&self, _: GuestOffset, buffer: IoBuffer) -> DeviceResult {
-        (Err(BlockError::ReadOnly), buffer)
+    async fn write(&self, at: GuestOffset, buffer: IoBuffer) -> DeviceResult {
+        let (result, buffer) = Image::write(self, at, buffer).await;
+        (result.map_err(BlockError::from), buffer)
     }
 
-    async fn zero(&self, _: GuestOffset, _: ByteCount, _: ZeroRequest) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
+    async fn zero(
+        &self,
+        at: GuestOffset,
+        length: ByteCount,
+        how: ZeroRequest,
+    ) -> Result<(), BlockError> {
+        Image::zero(self, at, length, how).await.map_err(BlockError::from)
     }
 
-    async fn discard(&self, _: GuestOffset, _: ByteCount) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
+    async fn discard(&self, at: GuestOffset, length: ByteCount) -> Result<(), BlockError> {
+        Image::discard(self, at, length).await.map_err(BlockError::from)
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
+        Image::flush(self).await.map_err(BlockError::from)
     }
 
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {

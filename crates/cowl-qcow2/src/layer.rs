@@ -4,24 +4,39 @@
 //! it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use cowl_format::{ByteCount, Corruption, Geometry, Header, HostCluster, L1Entry};
+use cowl_format::IncompatibleFeatures;
+use cowl_format::{ByteCount, Corruption, Geometry, Header, HeaderField, HostCluster};
 use cowl_storage::Storage;
 
-use crate::Error;
 use crate::cache::{AsyncLruCache, DecodedBackend, DecodedCluster, DecodedKey, MetadataCaches};
+use crate::mapping::L1Table;
 use crate::open::{BeyondEnd, LayerFiles, LayerOptions};
+use crate::request::Compressors;
+use crate::writer::Writer;
+use crate::{Error, Offload};
+
+/// Least bytes of dirty tables before requests wait, however small the caches are.
+const DIRTY_LEAST: usize = 64 << 10;
 
 /// One open qcow2 file.
 pub struct Layer<S: Storage> {
     files: LayerFiles<S>,
     header: Arc<Header>,
-    l1: Box<[L1Entry]>,
-    size: ByteCount,
+    l1: L1Table,
+    /// In bytes. Only a resize changes it.
+    size: AtomicU64,
+    mapped_size: AtomicU64,
     data_length: ByteCount,
     beyond_end: BeyondEnd,
     metadata: MetadataCaches<S>,
     decoded: AsyncLruCache<DecodedKey, DecodedCluster, DecodedBackend<S>>,
+    compressors: Arc<Compressors>,
+    offload: Option<Arc<dyn Offload>>,
+    /// Bytes of dirty tables from which a request waits for a write-back.
+    dirty_max: usize,
+    writer: Option<Box<Writer<S>>>,
 }
 
 /// What a layer's caches hold and have done.
@@ -44,18 +59,21 @@ impl<S: Storage> Layer<S> {
         files: LayerFiles<S>,
         header: Header,
         options: LayerOptions,
-        l1: Box<[L1Entry]>,
+        l1: L1Table,
         size: ByteCount,
         data_length: ByteCount,
     ) -> Self {
         let cluster = header.geometry.cluster_len();
         let header = Arc::new(header);
         let limits = options.cache;
-        let metadata = MetadataCaches::new(
+        let mut all = vec![Arc::clone(&files.image)];
+        all.extend(files.data.clone());
+        let metadata = MetadataCaches::with_files(
             &files.image,
             &header,
             limits.l2_bytes.div_ceil(cluster),
             limits.refcount_bytes.div_ceil(cluster),
+            all,
         );
         let backend = DecodedBackend::new(
             &files.image,
@@ -66,9 +84,14 @@ impl<S: Storage> Layer<S> {
         Self {
             decoded: AsyncLruCache::new(backend, limits.decoded_bytes),
             files,
+            compressors: Arc::new(Compressors::new(header.compression_type)),
+            offload: options.offload,
+            dirty_max: (limits.l2_bytes / 2).max(DIRTY_LEAST),
+            writer: None,
             header,
             l1,
-            size,
+            size: AtomicU64::new(size.get()),
+            mapped_size: AtomicU64::new(size.get()),
             data_length,
             beyond_end: options.beyond_end,
             metadata,
@@ -78,7 +101,21 @@ impl<S: Storage> Layer<S> {
     /// Size of the disk, or of the snapshot that is shown.
     #[must_use]
     pub fn size(&self) -> ByteCount {
-        self.size
+        ByteCount::new(self.size.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_size(&self, size: ByteCount) {
+        self.size.store(size.get(), Ordering::Release);
+    }
+
+    /// The size up to which mappings count: ahead of the disk's size while it grows, and behind it
+    /// while it shrinks.
+    pub(crate) fn mapped_size(&self) -> ByteCount {
+        ByteCount::new(self.mapped_size.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_mapped_size(&self, size: ByteCount) {
+        self.mapped_size.store(size.get(), Ordering::Release);
     }
 
     /// The header as read at open.
@@ -121,7 +158,7 @@ impl<S: Storage> Layer<S> {
     #[must_use]
     pub fn stats(&self) -> LayerStats {
         LayerStats {
-            l1_bytes: size_of_val(&*self.l1),
+            l1_bytes: self.l1.memory(),
             metadata_bytes: self.metadata.weight(),
             decoded_bytes: self.decoded.weight(),
             metadata_misses: self.metadata.misses(),
@@ -133,7 +170,7 @@ impl<S: Storage> Layer<S> {
         self.header.geometry
     }
 
-    pub(crate) fn l1(&self) -> &[L1Entry] {
+    pub(crate) fn l1(&self) -> &L1Table {
         &self.l1
     }
 
@@ -151,6 +188,44 @@ impl<S: Storage> Layer<S> {
 
     pub(crate) fn data_file_length(&self) -> ByteCount {
         self.data_length
+    }
+
+    pub(crate) fn compressors(&self) -> &Arc<Compressors> {
+        &self.compressors
+    }
+
+    pub(crate) fn offload(&self) -> Option<&Arc<dyn Offload>> {
+        self.offload.as_ref()
+    }
+
+    pub(crate) fn dirty_max(&self) -> usize {
+        self.dirty_max
+    }
+
+    pub(crate) fn add_writer(&mut self, writer: Writer<S>) {
+        self.writer = Some(Box::new(writer));
+    }
+
+    /// What changes need; an error for an image that was opened for reading.
+    pub(crate) fn writer(&self) -> Result<&Writer<S>, Error> {
+        self.writer.as_deref().ok_or(Error::ReadOnly)
+    }
+
+    /// Corruption was met on the way of a change: the image takes no more of them, and says so to
+    /// whoever opens it next.
+    pub(crate) async fn found_corrupt(&self, corruption: Corruption) -> Error {
+        let field = HeaderField::IncompatibleFeatures;
+        if self.header.version == cowl_format::Version::V3 {
+            // Where this fails the image is read-only in memory at least.
+            self.update_header(field, |header| {
+                header.incompatible = header.incompatible.union(IncompatibleFeatures::CORRUPT);
+            })
+            .await
+            .ok();
+        }
+        const EIO: i32 = 5;
+        self.metadata.latch().close_with(EIO, &corruption.to_string());
+        self.corrupt(corruption)
     }
 
     pub(crate) fn corrupt(&self, corruption: Corruption) -> Error {

@@ -8,11 +8,18 @@
 //! tables,
 //! `request` moves the bytes, `check` judges the metadata, `create` makes
 //! new images.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod image;
 mod layer;
 mod open;
+mod writable;
+
+mod close;
+mod first_write;
+mod resize;
+mod stats;
+mod writer;
 
 mod host;
 mod mapping;
@@ -20,6 +27,9 @@ mod mapping;
 mod cache;
 
 mod request;
+
+mod allocator;
+mod flush;
 
 mod check;
 
@@ -29,16 +39,21 @@ mod error;
 mod offload;
 
 pub use cache::{
-    AsyncLruCache, AsyncLruCacheBackend, CacheLimits, Charge, L2CacheBackend, L2Table,
-    MetadataCaches, RefBlock, RefBlockCacheBackend,
+    AsyncLruCache, AsyncLruCacheBackend, CacheDependency, CacheLimits, Charge, L2CacheBackend,
+    L2Table, MetadataCaches, RefBlock, RefBlockCacheBackend,
 };
 pub use check::{CheckProgress, CheckReport, Finding, FindingKind, check};
 pub use create::{
     Builder, BuilderFiles, CompressedCluster, CreateError, CreateOptions, Preallocation, create,
 };
 pub use error::Error;
+#[cfg(feature = "canary")]
+pub use flush::ignore_edge;
+pub use flush::{Edge, ORDER, Rule};
 pub use image::Image;
 pub use layer::{Layer, LayerStats};
 pub use mapping::{Run, RunKind};
 pub use offload::{Inline, Offload, OffloadJob};
 pub use open::{BeyondEnd, LayerFiles, LayerOptions, read_bitmaps, read_header, read_snapshots};
+pub use request::Compressor;
+pub use stats::ImageStats;

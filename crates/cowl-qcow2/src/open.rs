@@ -13,6 +13,7 @@ use cowl_format::{
 use cowl_storage::{Access, IoBuffer, Purpose, Storage};
 
 use crate::cache::CacheLimits;
+use crate::mapping::L1Table;
 use crate::{Error, Layer, Offload};
 
 /// What to do with a mapping that points past the end of its file.
@@ -141,9 +142,9 @@ pub(crate) async fn read_l1<S: Storage>(
 }
 
 impl<S: Storage> Layer<S> {
-    /// Opens a layer for reading.
+    /// Opens a layer.
     ///
-    /// Images with the dirty or corrupt bit are readable. Encrypted ones are refused, as is an
+    /// Images with the dirty or corrupt bit are readable, but not writable. Encrypted ones are refused, as is an
     /// image with an external data file when `files` has none.
     pub async fn open(
         files: LayerFiles<S>,
@@ -178,7 +179,18 @@ impl<S: Storage> Layer<S> {
             Some(data) => data.len().await?,
             None => file.len().await?,
         };
-        Ok(Self::assemble(files, header, options, l1, view.size, data_length))
+        let access = options.access;
+        let is_snapshot = options.snapshot.is_some();
+        let l1 = L1Table::new(&l1);
+        let mut layer = Self::assemble(files, header, options, l1, view.size, data_length);
+        if access == Access::ReadWrite {
+            if is_snapshot {
+                let what = "a snapshot can only be read";
+                return Err(Error::InvalidRequest { what });
+            }
+            layer.make_writable().await?;
+        }
+        Ok(layer)
     }
 }
 

@@ -76,6 +76,12 @@ impl AsRef<[u8]> for IoBuffer {
     }
 }
 
+impl AsMut<[u8]> for IoBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
 impl core::fmt::Debug for IoBuffer {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "IoBuffer({} bytes)", self.length)

@@ -431,6 +431,9 @@ impl Storage for MemoryStorage {
     async fn barrier(&self, _purpose: Purpose) -> Result<(), StorageError> {
         Ok(())
     }
+
+    /// Nothing is ever left to wait for: I/O ends within its call.
+    async fn settle(&self) {}
 }
 
 #[cfg(test)]

@@ -195,4 +195,8 @@ pub trait Storage: Send + Sync + 'static {
     /// After an error nothing is known about what is durable, and no later barrier can be trusted:
     /// the driver returns the same error from then on.
     fn barrier(&self, purpose: Purpose) -> impl Future<Output = Result<(), StorageError>>;
+
+    /// Returns when every I/O whose future was dropped before the call has come to its end: none of
+    /// them changes anything any more. Requests made meanwhile may have to wait for it.
+    fn settle(&self) -> impl Future<Output = ()>;
 }

@@ -11,6 +11,9 @@
 //!   - The limit is in bytes. When it is passed, the entries longest unused go, an eighth of the
 //!     limit at a time, so that the search for them is paid once for many misses. A value still in
 //!     use elsewhere lives until its last user is done.
+//!   - A value with changes that are not written yet is never evicted: [`AsyncLruCacheBackend::retire`]
+//!     has the last word. When nothing can go the cache holds more than its limit; whoever makes
+//!     changes waits for a write-back, and never fails for lack of room.
 //!
 //! Values may grow after they were loaded (an L2 table loads its slices one by one); they report it
 //! through their [`Charge`], which takes everything back when the value is dropped.
@@ -44,6 +47,13 @@ pub trait AsyncLruCacheBackend: Send + Sync {
 
     /// The charge that `value` keeps.
     fn charge(value: &Self::Value) -> &Charge;
+
+    /// Whether `value` may leave the cache. A backend whose values change says no to one with
+    /// changes that are not written, and refuses changes to one that it let go.
+    fn retire(value: &Self::Value) -> bool {
+        let _ = value;
+        true
+    }
 }
 
 /// What one value adds to the bytes held by its cache.
@@ -166,6 +176,32 @@ where
         }
     }
 
+    /// A charge for a value that is about to be inserted.
+    pub fn charge(&self) -> Charge {
+        Charge::new(&self.weight)
+    }
+
+    /// Puts a value under `key`, in the place of what was there. Its charge is one of this cache's.
+    ///
+    /// What was there lives on for those who hold it; no load for `key` may be under way.
+    pub fn insert(&self, key: K, value: Arc<V>) {
+        let entry = Entry { value: OnceCell::from(value), last_used: AtomicU64::new(self.now()) };
+        self.map.pin().insert(key, Arc::new(entry));
+        self.grown();
+    }
+
+    /// Takes the value for `key` out of the cache, whatever it is.
+    pub fn remove(&self, key: K) {
+        self.map.pin().remove(&key);
+    }
+
+    /// Takes out all values that may go.
+    pub fn clear(&self) {
+        let guard = self.map.guard();
+        self.map.retain(|_, entry| entry.value.get().is_none_or(|value| !B::retire(value)), &guard);
+        guard.flush();
+    }
+
     /// Called after a value grew: keeps the limit.
     pub fn grown(&self) {
         self.tick();
@@ -239,11 +275,20 @@ where
             if weight <= target {
                 break;
             }
-            let removed = self.map.remove(&key, &guard);
-            if let Some(value) = removed.and_then(|entry| entry.value.get()) {
-                weight = weight.saturating_sub(B::charge(value).bytes());
-                evicted += 1;
+            let Some(value) = self.map.get(&key, &guard).and_then(|entry| entry.value.get()) else {
+                continue;
+            };
+            if !B::retire(value) {
+                continue;
             }
+            weight = weight.saturating_sub(B::charge(value).bytes());
+            let value = Arc::as_ptr(value);
+            let is_it = |_: &K, entry: &Arc<Entry<V>>| {
+                entry.value.get().is_some_and(|other| Arc::as_ptr(other) == value)
+            };
+            // Somebody else may have put another value there: that one stays.
+            self.map.remove_if(&key, is_it, &guard).ok();
+            evicted += 1;
         }
         // Freed now and together: evicted values are what the limit is about, and each step of the
         // reclamation interrupts every core.

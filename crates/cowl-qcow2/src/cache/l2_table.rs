@@ -4,40 +4,57 @@
 //! would be waste, so a table is a row of slices, one block of the host file each, and a slice is
 //! read when first needed: one loader, any number of waiters.
 //!
-//! Invariant: entry numbers in a slice are in host byte order and never change while the image is
-//! open for reading.
+//! A table with a slice that differs from the file stays in the cache; one that has left the cache
+//! takes no changes any more, and whoever wants to make one gets the table anew.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_lock::OnceCell;
 use cowl_format::{
-    ByteCount, Corruption, Header, HostCluster, HostOffset, L1Entry, L2Entry, L2Index,
+    ByteCount, Corruption, Geometry, Header, HostCluster, HostOffset, L1Entry, L2Entry, L2Index,
 };
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
-use crate::Error;
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
-use crate::host;
+use crate::cache::l2_slice::{Became, L2Slice};
+use crate::flush::After;
+use crate::{Error, host};
 
 /// One L2 table.
 pub struct L2Table {
     host: HostOffset,
     slice_entries: u32,
-    entry_words: u32,
-    slices: Box<[OnceCell<Box<[AtomicU64]>>]>,
+    slices: Box<[OnceCell<L2Slice>]>,
+    life: Mutex<Life>,
     charge: Charge,
 }
 
-/// A loaded part of an L2 table.
-#[derive(Clone, Copy)]
-pub(crate) struct L2Slice<'a> {
-    words: &'a [AtomicU64],
-    entry_words: u32,
-    first: u32,
+#[derive(Default)]
+struct Life {
+    /// Slices that differ from the file, or are being written; one more for a table that is new.
+    unclean: usize,
+    has_left: bool,
 }
 
+/// A table that has left the cache takes no changes.
+#[derive(Debug)]
+pub(crate) struct HasLeft;
+
 impl L2Table {
+    fn empty(host: HostOffset, geometry: Geometry, slice_bytes: usize, charge: Charge) -> Self {
+        let count = geometry.cluster_len() / slice_bytes;
+        let entries = slice_bytes / geometry.l2_entry_len();
+        // The empty table has a cost too: an image of many sparse tables must not escape the limit.
+        charge.add(size_of::<Self>() + count * size_of::<OnceCell<L2Slice>>());
+        Self {
+            host,
+            slice_entries: u32::try_from(entries).expect("a slice is at most 2 MiB"),
+            slices: (0..count).map(|_| OnceCell::new()).collect(),
+            life: Mutex::default(),
+            charge,
+        }
+    }
+
     /// Where the table starts.
     #[must_use]
     pub fn host(&self) -> HostOffset {
@@ -45,27 +62,65 @@ impl L2Table {
     }
 
     /// The slice that holds `index`, if it was loaded.
-    pub(crate) fn slice(&self, index: L2Index) -> Option<L2Slice<'_>> {
-        let slice = index.get() / self.slice_entries;
-        let words = self.slices[slice as usize].get()?;
-        Some(self.view(words, slice))
+    pub(crate) fn slice(&self, index: L2Index) -> Option<&L2Slice> {
+        self.slices[self.slice_number(index)].get()
     }
 
-    fn view<'a>(&self, words: &'a [AtomicU64], slice: u32) -> L2Slice<'a> {
-        L2Slice { words, entry_words: self.entry_words, first: slice * self.slice_entries }
+    /// Which slice holds `index`.
+    pub(crate) fn slice_number(&self, index: L2Index) -> usize {
+        (index.get() / self.slice_entries) as usize
     }
-}
 
-impl L2Slice<'_> {
-    /// The entry at `index` of the table; `None` past the slice.
-    pub(crate) fn entry(&self, index: u32) -> Option<L2Entry> {
-        let word = ((index - self.first) * self.entry_words) as usize;
-        let raw = self.words.get(word)?.load(Ordering::Relaxed);
-        let bitmap = match self.entry_words {
-            2 => self.words[word + 1].load(Ordering::Relaxed),
-            _ => 0,
-        };
-        Some(L2Entry { raw, bitmap })
+    /// Slice number `number`, which was loaded.
+    pub(crate) fn loaded_slice(&self, number: usize) -> &L2Slice {
+        self.slices[number].get().expect("only a loaded slice is ever dirty")
+    }
+
+    /// How many slices there are.
+    pub(crate) fn slice_count(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// The number of the first entry of a slice.
+    pub(crate) fn first_of(&self, number: usize) -> L2Index {
+        L2Index::new(u32::try_from(number).expect("few slices") * self.slice_entries)
+    }
+
+    /// Sets an entry of a table that nobody else has yet.
+    pub(crate) fn fill(&self, index: L2Index, entry: L2Entry) {
+        self.loaded_slice(self.slice_number(index)).fill(index.get(), entry);
+    }
+
+    /// Replaces an entry of a loaded slice. Tells what that did to the slice.
+    pub(crate) fn set(
+        &self,
+        index: L2Index,
+        entry: L2Entry,
+        after: After,
+    ) -> Result<Became, HasLeft> {
+        let slice = self.loaded_slice(self.slice_number(index));
+        slice.set(index.get(), entry, after, || self.add_unclean()).ok_or(HasLeft)
+    }
+
+    /// One more reason to stay in the cache. Fails for a table that has left it.
+    pub(crate) fn add_unclean(&self) -> bool {
+        let mut life = self.life();
+        if life.has_left {
+            return false;
+        }
+        life.unclean += 1;
+        true
+    }
+
+    /// One reason less.
+    pub(crate) fn remove_unclean(&self) {
+        let mut life = self.life();
+        assert!(0 < life.unclean);
+        life.unclean -= 1;
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,31 +138,46 @@ impl<S: Storage> L2CacheBackend<S> {
         Self { file: Arc::clone(file), header: Arc::clone(header), slice_bytes }
     }
 
+    /// A table without any mapping, which is not in the file yet.
+    pub(crate) fn new_table(&self, cluster: HostCluster, charge: Charge) -> L2Table {
+        let geometry = self.header.geometry;
+        let host = geometry.host_cluster_start(cluster);
+        let table = L2Table::empty(host, geometry, self.slice_bytes, charge);
+        let zeros = vec![0; self.slice_bytes];
+        for number in 0..table.slice_count() {
+            table.slices[number].set_blocking(self.slice(&table, number, &zeros)).ok();
+        }
+        table.charge.add(geometry.cluster_len());
+        table
+    }
+
     /// Reads the slice of `table` that holds `index`. Returns whether this call read it.
     pub(crate) async fn load_slice(&self, table: &L2Table, index: L2Index) -> Result<bool, Error> {
-        let slice = (index.get() / table.slice_entries) as usize;
+        let number = table.slice_number(index);
         let mut loaded = false;
         let load = async || {
-            let words = self.read_slice(table, slice).await?;
+            let slice = self.read_slice(table, number).await?;
             loaded = true;
-            Ok::<_, Error>(words)
+            Ok::<_, Error>(slice)
         };
-        table.slices[slice].get_or_try_init(load).await?;
+        table.slices[number].get_or_try_init(load).await?;
         if loaded {
-            table.charge.add(self.slice_bytes);
+            table.charge.add(self.slice_bytes + size_of::<L2Slice>());
         }
         Ok(loaded)
     }
 
-    async fn read_slice(&self, table: &L2Table, slice: usize) -> Result<Box<[AtomicU64]>, Error> {
-        let at = table.host + ByteCount::from_usize(slice * self.slice_bytes);
+    async fn read_slice(&self, table: &L2Table, number: usize) -> Result<L2Slice, Error> {
+        let at = table.host + ByteCount::from_usize(number * self.slice_bytes);
         let buffer = IoBuffer::zeroed(self.slice_bytes);
         let (result, buffer) = host::read(self.file.as_ref(), at, buffer, Purpose::L2Table).await;
         result?;
-        Ok(buffer
-            .chunks_exact(8)
-            .map(|word| AtomicU64::new(u64::from_be_bytes(word.try_into().expect("8 bytes"))))
-            .collect())
+        Ok(self.slice(table, number, &buffer))
+    }
+
+    fn slice(&self, table: &L2Table, number: usize, bytes: &[u8]) -> L2Slice {
+        let entry_words = self.header.geometry.l2_entry_len() / 8;
+        L2Slice::new(bytes, entry_words, table.first_of(number).get())
     }
 }
 
@@ -121,22 +191,19 @@ impl<S: Storage> AsyncLruCacheBackend for L2CacheBackend<S> {
         if let Err(corruption) = refuse_metadata(&self.header, host) {
             return Err(Error::Corrupt { path: self.file.name().to_owned(), corruption });
         }
-        let slice_count = geometry.cluster_len() / self.slice_bytes;
-        let entries = self.slice_bytes / geometry.l2_entry_len();
-        // The empty table has a cost too: an image of many sparse tables must not escape the limit.
-        let empty = size_of::<L2Table>() + slice_count * size_of::<OnceCell<Box<[AtomicU64]>>>();
-        charge.add(empty);
-        Ok(L2Table {
-            host,
-            slice_entries: u32::try_from(entries).expect("a slice is at most 2 MiB"),
-            entry_words: if geometry.has_extended_l2() { 2 } else { 1 },
-            slices: (0..slice_count).map(|_| OnceCell::new()).collect(),
-            charge,
-        })
+        Ok(L2Table::empty(host, geometry, self.slice_bytes, charge))
     }
 
     fn charge(table: &L2Table) -> &Charge {
         &table.charge
+    }
+
+    fn retire(table: &L2Table) -> bool {
+        let mut life = table.life();
+        if life.unclean == 0 {
+            life.has_left = true;
+        }
+        life.has_left
     }
 }
 

@@ -2,12 +2,18 @@
 
 mod async_lru;
 mod decoded;
+mod dirty;
+mod l2_slice;
 mod l2_table;
 mod metadata_caches;
 mod ref_block;
+mod sys;
+mod write_back;
 
 pub use async_lru::{AsyncLruCache, AsyncLruCacheBackend, Charge};
 pub(crate) use decoded::{DecodedBackend, DecodedCluster, DecodedKey};
+pub(crate) use dirty::Taken;
 pub use l2_table::{L2CacheBackend, L2Table};
-pub use metadata_caches::{CacheLimits, MetadataCaches};
+pub use metadata_caches::{CacheDependency, CacheLimits, MetadataCaches};
 pub use ref_block::{RefBlock, RefBlockCacheBackend};
+pub(crate) use write_back::{Batch, slices as batch_slices, tables as batch_tables};

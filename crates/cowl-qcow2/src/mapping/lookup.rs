@@ -19,7 +19,7 @@ enum Top {
     /// No L2 table: unallocated for this many bytes.
     Unallocated(ByteCount),
     /// The L2 table in this cluster.
-    Table(HostCluster),
+    Table { cluster: HostCluster, is_copied: bool },
 }
 
 impl<S: Storage> Layer<S> {
@@ -29,32 +29,34 @@ impl<S: Storage> Layer<S> {
         guest: GuestOffset,
         length_max: ByteCount,
     ) -> Result<Run, Error> {
-        let cluster = match self.top(guest, length_max)? {
+        let (cluster, is_copied) = match self.top(guest, length_max)? {
             Top::Unallocated(length) => {
-                return Ok(Run { length, kind: RunKind::Unallocated { host: None } });
+                let kind = RunKind::Unallocated { host: None };
+                return Ok(Run { length, kind, is_sole_owner: false });
             }
-            Top::Table(cluster) => cluster,
+            Top::Table { cluster, is_copied } => (cluster, is_copied),
         };
         let index = self.geometry().l2_index(guest);
         let hit = self.metadata().l2_peek(cluster, index, |slice| {
-            self.run_in_slice(guest, length_max, |index| slice.entry(index))
+            self.run_in_slice(guest, length_max, is_copied, |index| slice.entry(index))
         });
         match hit {
             Some(run) => run,
-            None => self.lookup_loading(cluster, guest, length_max).await,
+            None => self.lookup_loading(cluster, is_copied, guest, length_max).await,
         }
     }
 
     async fn lookup_loading(
         &self,
         cluster: HostCluster,
+        is_copied: bool,
         guest: GuestOffset,
         length_max: ByteCount,
     ) -> Result<Run, Error> {
         let index = self.geometry().l2_index(guest);
         let table: std::sync::Arc<L2Table> = self.metadata().l2_load(cluster, index).await?;
         let slice = table.slice(index).expect("just loaded, and tables lose no slice");
-        self.run_in_slice(guest, length_max, |index| slice.entry(index))
+        self.run_in_slice(guest, length_max, is_copied, |index| slice.entry(index))
     }
 
     fn top(&self, guest: GuestOffset, length_max: ByteCount) -> Result<Top, Error> {
@@ -62,15 +64,16 @@ impl<S: Storage> Layer<S> {
         let index = geometry.l1_index(guest).expect("guest lies within the layer").get() as usize;
         let table = |entry: &L1Entry| entry.table(geometry).map_err(|fault| self.corrupt(fault));
         let l1 = self.l1();
-        let entry = l1.get(index).copied().unwrap_or(L1Entry::UNALLOCATED);
+        let entry = l1.get(index);
         if let Some(host) = table(&entry)? {
-            return Ok(Top::Table(geometry.host_cluster(host)));
+            let cluster = geometry.host_cluster(host);
+            return Ok(Top::Table { cluster, is_copied: entry.is_copied() });
         }
         let coverage = geometry.l2_coverage();
         let mut length = coverage - guest.get() % coverage;
         let mut next = index + 1;
         while length < length_max.get() {
-            let entry = l1.get(next).copied().unwrap_or(L1Entry::UNALLOCATED);
+            let entry = l1.get(next);
             if table(&entry)?.is_some() {
                 break;
             }
@@ -85,11 +88,12 @@ impl<S: Storage> Layer<S> {
         &self,
         guest: GuestOffset,
         length_max: ByteCount,
+        is_copied: bool,
         entry: impl Fn(u32) -> Option<L2Entry>,
     ) -> Result<Run, Error> {
         let mut index = self.geometry().l2_index(guest).get();
         let first = entry(index).expect("the slice holds the entry for the offset");
-        let mut run = self.run_of(first, guest)?;
+        let mut run = self.run_of(first, is_copied, guest)?;
         let cluster_size = self.geometry().cluster_size();
         while run.length < length_max {
             let at = guest + run.length;
@@ -100,7 +104,7 @@ impl<S: Storage> Layer<S> {
             }
             index += 1;
             let Some(next) = entry(index) else { break };
-            let next = self.run_of(next, at)?;
+            let next = self.run_of(next, is_copied, at)?;
             if !run.is_continued_by(&next) {
                 break;
             }
@@ -110,12 +114,14 @@ impl<S: Storage> Layer<S> {
         Ok(run)
     }
 
-    fn run_of(&self, entry: L2Entry, guest: GuestOffset) -> Result<Run, Error> {
+    fn run_of(&self, entry: L2Entry, is_copied: bool, guest: GuestOffset) -> Result<Run, Error> {
         let header = self.header();
         let mapping = entry
             .decode(guest, header.geometry, header.version, header.has_data_file())
             .map_err(|fault| self.corrupt(fault))?;
-        let run = Run::in_cluster(mapping, guest, header.geometry);
+        // Whoever shares the table shares what it points to.
+        let is_sole_owner = is_copied && entry.is_copied() && !entry.is_compressed();
+        let run = Run::in_cluster(mapping, is_sole_owner, guest, header.geometry);
         if self.beyond_end() == BeyondEnd::Refuse {
             self.refuse_beyond_end(&run)?;
         }

@@ -39,12 +39,15 @@ pub struct Run {
     pub length: ByteCount,
     /// How they are stored.
     pub kind: RunKind,
+    /// Whether the host space belongs to this run alone: data may be written in place.
+    pub is_sole_owner: bool,
 }
 
 impl Run {
     /// The run at `guest` within its own cluster.
     pub(crate) fn in_cluster(
         mapping: ClusterMapping,
+        is_sole_owner: bool,
         guest: GuestOffset,
         geometry: Geometry,
     ) -> Self {
@@ -69,15 +72,18 @@ impl Run {
                     }
                 };
                 let end = u64::from(index + bitmap.run(index)) * size;
-                return Self { length: ByteCount::new(end) - skip, kind };
+                return Self { length: ByteCount::new(end) - skip, kind, is_sole_owner };
             }
         };
-        Self { length: rest, kind }
+        Self { length: rest, kind, is_sole_owner }
     }
 
     /// Whether `next`, the run behind this one, is stored right behind it too.
     pub(crate) fn is_continued_by(&self, next: &Self) -> bool {
         let behind = |host: Option<HostOffset>| host.map(|host| host + self.length);
+        if self.is_sole_owner != next.is_sole_owner {
+            return false;
+        }
         match (self.kind, next.kind) {
             (RunKind::Unallocated { host }, RunKind::Unallocated { host: other })
             | (RunKind::Zero { host }, RunKind::Zero { host: other }) => behind(host) == other,

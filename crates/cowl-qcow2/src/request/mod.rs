@@ -1,6 +1,18 @@
-//! From located bytes to the guest's buffer.
+//! From located bytes to the guest's buffer, and back.
 
+mod claims;
+mod compress;
+mod compressed;
 mod decompress;
+mod discard;
+mod epochs;
 mod read;
+mod write;
+mod zero;
 
+pub(crate) use claims::Claims;
+pub use compress::Compressor;
+pub(crate) use compress::Compressors;
 pub(crate) use decompress::Decompressor;
+pub(crate) use epochs::{Epochs, Pin, shard_of_thread};
+pub(crate) use zero::Clear;

@@ -13,6 +13,7 @@ use futures_util::future::try_join_all;
 
 use crate::cache::DecodedKey;
 use crate::mapping::RunKind;
+use crate::request::Pin;
 use crate::{Error, Image, host};
 
 /// Where the bytes of a piece come from.
@@ -58,6 +59,7 @@ impl<S: Storage> Image<S> {
         if buffer.is_empty() {
             return Ok(());
         }
+        let _pin = self.pin();
         let first = self.piece(at, buffer.len()).await?;
         if first.length == buffer.len() {
             return self.fill(first.source, buffer).await;
@@ -76,6 +78,7 @@ impl<S: Storage> Image<S> {
     /// Fills `buffer`, which the request owns, from guest offset `at`: without copying when the
     /// bytes lie in one place of a host file.
     pub async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
+        let _pin = self.pin();
         match self.single_host_piece(at, buffer.len()).await {
             Err(error) => (Err(error), buffer),
             Ok(Some((file, at, purpose))) => {
@@ -88,6 +91,11 @@ impl<S: Storage> Image<S> {
                 (result, buffer)
             }
         }
+    }
+
+    /// Keeps host clusters from being reused while the request reads them, where they can be.
+    fn pin(&self) -> Option<Pin<'_>> {
+        self.top().writer().ok().map(|writer| writer.epochs.enter())
     }
 
     async fn single_host_piece(

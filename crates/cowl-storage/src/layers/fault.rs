@@ -423,4 +423,8 @@ impl<S: Storage> Storage for FaultStorage<S> {
         }
         result
     }
+
+    async fn settle(&self) {
+        self.inner.settle().await;
+    }
 }

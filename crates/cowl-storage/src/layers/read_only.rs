@@ -166,4 +166,8 @@ impl<S: Storage> Storage for ReadOnlyStorage<S> {
     async fn barrier(&self, _purpose: Purpose) -> Result<(), StorageError> {
         Ok(())
     }
+
+    async fn settle(&self) {
+        self.inner.settle().await;
+    }
 }

@@ -325,4 +325,8 @@ impl<S: Storage> Storage for TraceStorage<S> {
         let run = self.inner.barrier(purpose);
         self.watch(Operation::Barrier, Some(purpose), None, run).await
     }
+
+    async fn settle(&self) {
+        self.inner.settle().await;
+    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use async_lock::RwLockReadGuardArc;
+use async_lock::{RwLock, RwLockReadGuardArc};
 use compio::BufResult;
 use compio::buf::{IntoInner, IoBuf};
 use compio::driver::op;
@@ -20,27 +20,29 @@ const REQUEST_MAX: usize = 1 << 30;
 /// The most buffers the kernel takes in one request.
 const IOV_MAX: usize = 1024;
 
-/// What a request keeps until the kernel is done: the open file, and the gate where it changes an
-/// `O_DIRECT` file.
+/// What a request keeps until the kernel is done: the open file, the sign that a change is under
+/// way, and the gate where it changes an `O_DIRECT` file.
 #[derive(Clone)]
 pub(super) struct Target {
     file: Arc<OpenFile>,
+    _flight: Option<Arc<RwLockReadGuardArc<()>>>,
     _gate: Option<Arc<RwLockReadGuardArc<()>>>,
 }
 
 impl Target {
     /// For requests that change nothing.
     pub(super) fn reading(file: &Arc<OpenFile>) -> Self {
-        Self { file: Arc::clone(file), _gate: None }
+        Self { file: Arc::clone(file), _flight: None, _gate: None }
     }
 
     /// For aligned writes; waits for an unaligned one.
-    pub(super) async fn writing(file: &Arc<OpenFile>) -> Self {
+    pub(super) async fn writing(file: &Arc<OpenFile>, flights: &Arc<RwLock<()>>) -> Self {
+        let flight = Arc::new(flights.read_arc().await);
         let gate = match file.gate() {
             Some(gate) => Some(Arc::new(gate.read_arc().await)),
             None => None,
         };
-        Self { file: Arc::clone(file), _gate: gate }
+        Self { file: Arc::clone(file), _flight: Some(flight), _gate: gate }
     }
 
     fn alignment(&self) -> usize {

@@ -20,6 +20,8 @@ use crate::{
 /// Its futures run inside a compio runtime, and panic outside one.
 pub struct UringStorage {
     file: Arc<OpenFile>,
+    /// Held for reading by every change that is under way, whether anybody waits for it or not.
+    flights: Arc<async_lock::RwLock<()>>,
 }
 
 impl UringStorage {
@@ -63,6 +65,11 @@ impl UringStorage {
         range: (HostOffset, ByteCount),
         work: impl FnOnce(&OpenFile) -> Result<(), Errno> + Send + 'static,
     ) -> Result<(), StorageError> {
+        let flight = self.flights.read_arc().await;
+        let work = move |file: &OpenFile| {
+            let _until_done = flight;
+            work(file)
+        };
         let result = match self.offload(work).await {
             Ok(result) => result.map_err(io::Error::from),
             Err(error) => Err(error),
@@ -105,11 +112,15 @@ impl UringStorage {
 
     async fn write_any(&self, at: u64, buffer: IoBuffer) -> (io::Result<()>, IoBuffer) {
         if self.file.is_aligned(at, &buffer) {
-            let target = Target::writing(&self.file).await;
+            let target = Target::writing(&self.file, &self.flights).await;
             return ring::write(target, at, buffer, 0).await;
         }
         let length = buffer.len();
-        let work = move |file: &OpenFile| (file.write_now(at, &buffer), buffer);
+        let flight = self.flights.read_arc().await;
+        let work = move |file: &OpenFile| {
+            let _until_done = flight;
+            (file.write_now(at, &buffer), buffer)
+        };
         match self.offload(work).await {
             Ok((result, buffer)) => (result.map_err(io::Error::from), buffer),
             // The buffer is lost with the worker; the caller gets one of the same length.
@@ -135,7 +146,7 @@ impl UringStorage {
 
 impl From<FileStorage> for UringStorage {
     fn from(storage: FileStorage) -> Self {
-        Self { file: Arc::new(storage.into_open_file()) }
+        Self { file: Arc::new(storage.into_open_file()), flights: Arc::default() }
     }
 }
 
@@ -218,7 +229,7 @@ impl Storage for UringStorage {
     ) -> IoResult<(), Vec<IoBuffer>> {
         let length = buffers.iter().map(|buffer| buffer.len()).sum();
         let (result, buffers) = if self.file.are_aligned(at.get(), &buffers) {
-            let target = Target::writing(&self.file).await;
+            let target = Target::writing(&self.file, &self.flights).await;
             ring::write_vectored(target, at.get(), buffers).await
         } else {
             (self.write_any(at.get(), join(&buffers)).await.0, buffers)
@@ -304,6 +315,11 @@ impl Storage for UringStorage {
     async fn barrier(&self, purpose: Purpose) -> Result<(), StorageError> {
         let result = self.barrier_any().await;
         result.map_err(|errno| self.error(Operation::Barrier, Some(purpose), None, errno.into()))
+    }
+
+    async fn settle(&self) {
+        // Every change holds this lock for reading until the kernel is done with it.
+        drop(self.flights.write().await);
     }
 }
 

@@ -6,7 +6,6 @@
 //! is written under a temporary name, made durable and renamed, so an error at any point, the last
 //! flush included, leaves nothing under the target's name that was not there before.
 
-mod compress;
 mod existing;
 mod options;
 mod sink;

@@ -183,8 +183,8 @@ pub enum ConvertError {
     #[error("verification failed: the target cannot be read back: {0}")]
     VerifyRead(#[source] Error),
     /// The compressor failed.
-    #[error("compression failed: {0}")]
-    Compressor(String),
+    #[error(transparent)]
+    Compressor(cowl_qcow2::Error),
     /// Stopped because another worker failed first.
     #[error("stopped")]
     Stopped,

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use cowl::{ByteCount, Disk, Files, Format, GuestOffset, HostOffset, OpenOptions};
 use cowl_format::CompressionType;
-use cowl_qcow2::{Builder, BuilderFiles, CompressedCluster, CreateOptions, Preallocation};
+use cowl_qcow2::{
+    Builder, BuilderFiles, CompressedCluster, Compressor, CreateOptions, Preallocation,
+};
 use cowl_storage::{
     Allocation, Durability, FileOptions, FileStorage, IoBuffer, LockMode, Purpose, Replacement,
     Storage, ZeroMode,
 };
 use pollster::block_on;
 
-use crate::convert::compress::Compressor;
 use crate::convert::options::{
     ConvertError, ConvertOptions, ExistingTarget, TargetImage, ZeroDetection,
 };
@@ -471,11 +472,11 @@ impl ClusterWriter<'_> {
                 Fate::Store => {
                     // The last cluster of the disk is whole in its stream.
                     let whole = match bytes.len() == cluster {
-                        true => compressor.compress(bytes)?,
+                        true => compressor.compress(bytes).map_err(ConvertError::Compressor)?,
                         false => {
                             let mut padded = bytes.to_vec();
                             padded.resize(cluster, 0);
-                            compressor.compress(&padded)?
+                            compressor.compress(&padded).map_err(ConvertError::Compressor)?
                         }
                     };
                     match whole {

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use cowl_qcow2::Compressor;
 use cowl_storage::IoBuffer;
 
 use crate::Progress;
-use crate::convert::compress::Compressor;
 use crate::convert::options::{ConvertError, ConvertOptions, Salvaged};
 use crate::convert::sink::{Chunk, Sink};
 use crate::convert::source::Source;
@@ -51,7 +51,7 @@ impl<'a> Worker<'a> {
 
     fn work(&self, queue: &WorkQueue<'_>, progress: &dyn Progress) -> Result<(), ConvertError> {
         let mut compressor = match (self.options.compress, self.sink.compression_type()) {
-            (true, Some(kind)) => Some(Compressor::new(kind)?),
+            (true, Some(kind)) => Some(Compressor::new(kind).map_err(ConvertError::Compressor)?),
             _ => None,
         };
         while let Some(unit) = queue.next()? {

@@ -1,44 +1,49 @@
 //! Compression of one cluster, with a context that is reused.
 
+use std::sync::{Mutex, PoisonError};
+
 use cowl_format::CompressionType;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-use crate::convert::options::ConvertError;
+use crate::Error;
 
 /// QEMU inflates with a window of 12 bits: distances beyond 4 KiB would not be readable.
 const WINDOW_BITS: u8 = 12;
 
 /// A compressor for clusters of one image; one for each worker.
-pub(super) enum Compressor {
+pub struct Compressor(Context);
+
+enum Context {
     Zlib(Box<Compress>),
     Zstd(Box<zstd::bulk::Compressor<'static>>),
 }
 
 impl Compressor {
-    pub(super) fn new(kind: CompressionType) -> Result<Self, ConvertError> {
-        Ok(match kind {
+    /// A context for streams of this kind.
+    pub fn new(kind: CompressionType) -> Result<Self, Error> {
+        Ok(Self(match kind {
             CompressionType::Zlib => {
                 let level = Compression::default();
-                Self::Zlib(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
+                Context::Zlib(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
             }
             CompressionType::Zstd => {
                 let level = zstd::DEFAULT_COMPRESSION_LEVEL;
                 let new = zstd::bulk::Compressor::new(level);
-                Self::Zstd(Box::new(new.map_err(|e| ConvertError::Compressor(e.to_string()))?))
+                Context::Zstd(Box::new(new.map_err(|e| failed(&e))?))
             }
-        })
+        }))
     }
 
     /// Compresses `cluster`; `None` when that saves nothing.
-    pub(super) fn compress(&mut self, cluster: &[u8]) -> Result<Option<Vec<u8>>, ConvertError> {
+    pub fn compress(&mut self, cluster: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         // Room for the longest stream there can be, so that every stream ends: a context that is
         // reset in the middle of one is a path that the library's other users do not take, and it
         // has panicked.
         let mut stream = vec![0; cluster.len() + cluster.len() / 8 + 64];
-        let length = match self {
-            Self::Zlib(context) => deflate(context, cluster, &mut stream)?,
+        let length = match &mut self.0 {
+            Context::Zlib(context) => deflate(context, cluster, &mut stream)?,
             // It fails only for want of room: the contexts and lengths are ours.
-            Self::Zstd(context) => context.compress_to_buffer(cluster, &mut stream[..]).ok(),
+            Context::Zstd(context) => context.compress_to_buffer(cluster, &mut stream[..]).ok(),
         };
         // A stream as long as the cluster saves nothing: the cluster is stored as it is.
         Ok(length.filter(|length| *length < cluster.len()).map(|length| {
@@ -52,13 +57,41 @@ fn deflate(
     context: &mut Compress,
     cluster: &[u8],
     stream: &mut [u8],
-) -> Result<Option<usize>, ConvertError> {
+) -> Result<Option<usize>, Error> {
     context.reset();
-    let status = context
-        .compress(cluster, stream, FlushCompress::Finish)
-        .map_err(|error| ConvertError::Compressor(error.to_string()))?;
+    let status =
+        context.compress(cluster, stream, FlushCompress::Finish).map_err(|error| failed(&error))?;
     let length = usize::try_from(context.total_out()).expect("at most a cluster");
     Ok((status == Status::StreamEnd).then_some(length))
+}
+
+fn failed(error: &dyn core::fmt::Display) -> Error {
+    Error::Compressor { reason: error.to_string() }
+}
+
+/// Contexts of one image, kept for the next cluster: as many as ever ran at once.
+pub(crate) struct Compressors {
+    kind: CompressionType,
+    idle: Mutex<Vec<Compressor>>,
+}
+
+impl Compressors {
+    pub(crate) fn new(kind: CompressionType) -> Self {
+        Self { kind, idle: Mutex::default() }
+    }
+
+    /// As [`Compressor::compress`].
+    pub(crate) fn compress(&self, cluster: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let mut compressor = match kept {
+            Some(compressor) => compressor,
+            None => Compressor::new(self.kind)?,
+        };
+        let stream = compressor.compress(cluster);
+        idle().push(compressor);
+        stream
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,122 @@
+//! Guest clusters whose mapping somebody is about to change.
+//!
+//! A request that allocates, zeroes or discards claims its guest clusters first, and looks at their
+//! mapping only then. Another one that wants to change one of them waits for that claim, and for no
+//! other. In-place writes and reads claim nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cowl_format::GuestCluster;
+use event_listener::Event;
+
+/// The claims of one image.
+#[derive(Default)]
+pub(crate) struct Claims {
+    /// By first cluster; they do not overlap.
+    ranges: Mutex<BTreeMap<u64, Range>>,
+}
+
+struct Range {
+    end: u64,
+    released: Arc<Event>,
+}
+
+/// Clusters that nobody else changes; released when dropped.
+pub(crate) struct Claim<'a> {
+    claims: &'a Claims,
+    first: u64,
+}
+
+impl Claims {
+    /// Claims `count` clusters from `first` on, once nobody else has any of them.
+    pub(crate) async fn claim(&self, first: GuestCluster, count: u64) -> Claim<'_> {
+        assert!(0 < count);
+        let (first, end) = (first.get(), first.get() + count);
+        loop {
+            let released = match self.try_claim(first, end) {
+                Ok(claim) => return claim,
+                Err(released) => released,
+            };
+            released.await;
+        }
+    }
+
+    fn try_claim(&self, first: u64, end: u64) -> Result<Claim<'_>, event_listener::EventListener> {
+        let mut ranges = self.lock();
+        // Ranges do not overlap, so only the last one that starts before our end can reach into it.
+        if let Some((_, range)) = ranges.range(..end).next_back()
+            && first < range.end
+        {
+            return Err(range.released.listen());
+        }
+        ranges.insert(first, Range { end, released: Arc::new(Event::new()) });
+        Ok(Claim { claims: self, first })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Range>> {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let range = self.claims.lock().remove(&self.first);
+        if let Some(range) = range {
+            range.released.notify(usize::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use cowl_format::GuestCluster;
+
+    use super::Claims;
+
+    #[test]
+    fn overlapping_claims_wait_and_others_do_not() {
+        let claims = Claims::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut poll = |first, count| {
+            let mut claim = Box::pin(claims.claim(GuestCluster::new(first), count));
+            claim.as_mut().poll(&mut context).is_ready()
+        };
+        let held = pollster::block_on(claims.claim(GuestCluster::new(10), 5));
+        for (first, count, free) in
+            [(0, 10, true), (15, 1, true), (0, 11, false), (12, 1, false), (14, 9, false)]
+        {
+            assert_eq!(poll(first, count), free, "{first} {count}");
+        }
+        drop(held);
+        assert!(poll(0, 100));
+        assert!(claims.lock().is_empty());
+    }
+
+    #[test]
+    fn a_waiter_goes_on_when_the_claim_is_released() {
+        let claims = Claims::default();
+        let counter = std::sync::Mutex::new([0_u64; 16]);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (claims, counter) = (&claims, &counter);
+                scope.spawn(move || {
+                    for step in 0..2000 {
+                        let first = (step * 7 + thread * 3) % 12;
+                        let claim = claims.claim(GuestCluster::new(first), 4);
+                        let claim = pollster::block_on(claim);
+                        let cells = || counter.lock().unwrap();
+                        let at = usize::try_from(first).unwrap();
+                        cells()[at..at + 4].iter_mut().for_each(|cell| *cell += 1);
+                        assert!(cells()[at..at + 4].iter().all(|cell| *cell == 1));
+                        cells()[at..at + 4].iter_mut().for_each(|cell| *cell -= 1);
+                        drop(claim);
+                    }
+                });
+            }
+        });
+        assert!(claims.lock().is_empty());
+    }
+}

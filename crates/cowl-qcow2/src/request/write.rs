@@ -1,0 +1,431 @@
+//! Writing: in place where the guest's bytes have a host cluster of their own, and into new clusters
+//! elsewhere.
+//!
+//!   request -> runs -> in place: one I/O, no metadata
+//!                   -> else: claim the guest clusters, look again, take host clusters, write data
+//!                      and fill in one I/O, link
+//!
+//! A write returns once its bytes are written and its mapping is in memory; a flush makes both
+//! durable. An error before the link leaves the old mapping as it was and gives the clusters back.
+
+use cowl_format::{
+    ByteCount, Corruption, GuestCluster, GuestOffset, HostOffset, L2Entry, SubclusterBitmap,
+    SubclusterState,
+};
+use cowl_storage::{IoBuffer, Purpose, Storage};
+use futures_util::future::join_all;
+
+use crate::allocator::{ClusterUse, Granted};
+use crate::flush::{After, Edge};
+use crate::mapping::{Change, Run, RunKind};
+use crate::{Error, Image, Layer};
+
+/// Guest clusters claimed at once: one request must not keep others waiting for long.
+const CLAIM_MAX: u64 = 256;
+
+/// A part of a request.
+struct Job<'a> {
+    at: GuestOffset,
+    bytes: &'a [u8],
+    /// Where the bytes go, if they have a place.
+    host: Option<HostOffset>,
+}
+
+/// Where new bytes go.
+struct Place<'a, S: Storage> {
+    /// Host offset of the first cluster's start.
+    host: HostOffset,
+    /// The clusters read as zeros, durably so after this; `None` when they may hold anything.
+    zeroed: Option<After>,
+    /// What the entries wait for on account of the clusters.
+    after: After,
+    /// Clusters that nothing points to yet; `None` when the entry had them before.
+    granted: Option<Granted<'a, S>>,
+}
+
+/// What is written around the guest's bytes, to fill clusters or subclusters.
+struct Fill {
+    /// Everything from here to `end` is valid in the new place afterwards.
+    start: GuestOffset,
+    end: GuestOffset,
+    head: Option<Vec<u8>>,
+    tail: Option<Vec<u8>>,
+    /// Whether all of it, the guest's bytes included, read as zeros before.
+    was_zero: bool,
+}
+
+impl<S: Storage> Image<S> {
+    /// Writes `bytes` at guest offset `at`: any offset and length within the disk.
+    ///
+    /// Not durable before a [`flush`](Self::flush). After an error the range has the old bytes, the
+    /// new ones, or some of each. Dropping the future does not cancel what the host is doing already:
+    /// the range then has the old bytes, the new ones, or some of each, and nothing else is touched.
+    pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
+        self.check_range(at, ByteCount::from_usize(bytes.len()))?;
+        let writer = self.top().before_change().await?;
+        self.top().make_room().await?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let _pin = writer.epochs.enter();
+        self.write_unchecked(at, bytes).await
+    }
+
+    /// As [`Self::write_from`], from memory that the request owns: without copying when the bytes
+    /// have one place in the host file already.
+    pub async fn write(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
+        let place = match self.place_of_whole(at, buffer.len()).await {
+            Ok(place) => place,
+            Err(error) => return (Err(error), buffer),
+        };
+        let Some((_pin, host)) = place else {
+            let result = self.write_from(at, &buffer).await;
+            return (result, buffer);
+        };
+        let top = self.top();
+        let written = match top.writer() {
+            Ok(writer) => {
+                writer.change(top.data_file().write(host, buffer, Purpose::GuestData)).await
+            }
+            Err(error) => return (Err(error), buffer),
+        };
+        top.metadata().barriers().touch();
+        (written.0.map_err(Error::from), written.1)
+    }
+
+    /// Where a request goes that can be written in place by one I/O.
+    async fn place_of_whole(
+        &self,
+        at: GuestOffset,
+        length: usize,
+    ) -> Result<Option<(crate::request::Pin<'_>, HostOffset)>, Error> {
+        let length = ByteCount::from_usize(length);
+        self.check_range(at, length)?;
+        let top = self.top();
+        let writer = top.before_change().await?;
+        if length == ByteCount::ZERO {
+            return Ok(None);
+        }
+        let pin = writer.epochs.enter();
+        let run = top.lookup(at, length).await?;
+        let Some(host) = top.in_place(&run).filter(|_| run.length == length) else {
+            return Ok(None);
+        };
+        top.refuse_metadata(host, length).await?;
+        Ok(Some((pin, host)))
+    }
+
+    /// Writes within or behind the disk; the caller holds a pin.
+    pub(super) async fn write_unchecked(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
+        let top = self.top();
+        let run = top.lookup(at, ByteCount::from_usize(bytes.len())).await?;
+        if run.length.as_usize() == bytes.len() {
+            let job = Job { at, bytes, host: top.in_place(&run) };
+            return self.run_job(job).await;
+        }
+        let mut jobs: Vec<Job<'_>> = Vec::new();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = at + ByteCount::from_usize(done);
+            let run = top.lookup(at, ByteCount::from_usize(bytes.len() - done)).await?;
+            let length = run.length.as_usize();
+            let host = top.in_place(&run);
+            match jobs.last_mut() {
+                // One claim for all that needs new clusters.
+                Some(last) if last.host.is_none() && host.is_none() => {
+                    let start = done - last.bytes.len();
+                    last.bytes = &bytes[start..done + length];
+                }
+                _ => jobs.push(Job { at, bytes: &bytes[done..done + length], host }),
+            }
+            done += length;
+        }
+        // All of them end, whatever becomes of the others: an I/O under way is not dropped.
+        for result in join_all(jobs.into_iter().map(|job| self.run_job(job))).await {
+            result?;
+        }
+        Ok(())
+    }
+
+    async fn run_job(&self, job: Job<'_>) -> Result<(), Error> {
+        match job.host {
+            Some(host) => self.top().put(host, job.bytes).await,
+            None => self.write_allocating(job.at, job.bytes).await,
+        }
+    }
+
+    async fn write_allocating(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
+        let top = self.top();
+        let writer = top.writer()?;
+        let geometry = top.geometry();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = at + ByteCount::from_usize(done);
+            let skip = geometry.offset_in_cluster(at).get();
+            let rest = (bytes.len() - done) as u64;
+            let count = geometry.clusters_for(skip + rest).min(CLAIM_MAX);
+            let rest = rest.min(count * geometry.cluster_size() - skip);
+            let claim = writer.claims.claim(geometry.guest_cluster(at), count).await;
+            // Somebody else may have been here while we waited.
+            let run = top.lookup(at, ByteCount::new(rest)).await?;
+            let part = &bytes[done..done + run.length.as_usize()];
+            done += match top.in_place(&run) {
+                Some(host) => {
+                    drop(claim);
+                    top.put(host, part).await?;
+                    part.len()
+                }
+                None => self.write_new(at, part, &run).await?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Writes as much of `bytes` as fits into one run of new clusters; the caller has claimed them.
+    pub(super) async fn write_new(
+        &self,
+        at: GuestOffset,
+        bytes: &[u8],
+        run: &Run,
+    ) -> Result<usize, Error> {
+        let top = self.top();
+        let geometry = top.geometry();
+        let skip = geometry.offset_in_cluster(at);
+        let (mut place, room) = top.place_for(at, ByteCount::from_usize(bytes.len()), run).await?;
+        let bytes = &bytes[..room.as_usize()];
+        let fill = self.fill_around(at, bytes.len(), run, place.zeroed.is_some()).await?;
+        self.write_filled(&place, skip, bytes, &fill).await?;
+        let barriers = top.metadata().barriers();
+        let exposes = match place.zeroed {
+            Some(zeroed) if fill.was_zero => zeroed,
+            _ => barriers.next(),
+        };
+        let after = place.after.max(Edge::DataBeforeEntry.after(exposes));
+        let first = geometry.guest_cluster(at).get();
+        let last = geometry.guest_cluster(GuestOffset::new(fill.end.get() - 1)).get();
+        for (index, cluster) in (0..).zip((first..=last).map(GuestCluster::new)) {
+            let host = place.host + ByteCount::new(index * geometry.cluster_size());
+            let change = |old| {
+                let entry = top.entry_for(cluster, host, old, &fill);
+                Some(Change { entry, after })
+            };
+            top.relink(cluster, change).await?;
+            if let Some(granted) = &mut place.granted {
+                granted.keep_first();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    /// What has to be written around `length` bytes at `at`, which lie in `run`.
+    async fn fill_around(
+        &self,
+        at: GuestOffset,
+        length: usize,
+        run: &Run,
+        is_zeroed: bool,
+    ) -> Result<Fill, Error> {
+        let geometry = self.top().geometry();
+        let unit = if self.top().copies_whole_clusters(run) {
+            geometry.cluster_size()
+        } else {
+            geometry.subcluster_size()
+        };
+        let bytes_end = at + ByteCount::from_usize(length);
+        let start = GuestOffset::new(at.get() / unit * unit);
+        let end = GuestOffset::new(bytes_end.get().next_multiple_of(unit));
+        let (head, head_was_zero) = self.fill_part(start, at, is_zeroed).await?;
+        let (tail, tail_was_zero) = self.fill_part(bytes_end, end, is_zeroed).await?;
+        let was_zero = head_was_zero
+            && tail_was_zero
+            && self.reads_zero(at, ByteCount::from_usize(length)).await?;
+        Ok(Fill { start, end, head, tail, was_zero })
+    }
+
+    /// The bytes of a part that the guest does not write, if they have to be written, and whether
+    /// they are zeros.
+    async fn fill_part(
+        &self,
+        start: GuestOffset,
+        end: GuestOffset,
+        is_zeroed: bool,
+    ) -> Result<(Option<Vec<u8>>, bool), Error> {
+        let length = end.since(start);
+        if length == ByteCount::ZERO {
+            return Ok((None, true));
+        }
+        // Behind the end of the disk there is nothing to keep.
+        let size = self.size().get();
+        let kept = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
+        if self.reads_zero(start, kept).await? {
+            return Ok(((!is_zeroed).then(|| vec![0; length.as_usize()]), true));
+        }
+        let mut bytes = vec![0; length.as_usize()];
+        self.read_into(start, &mut bytes[..kept.as_usize()]).await?;
+        Ok((Some(bytes), false))
+    }
+
+    /// Whether a range reads as zeros, as far as the mappings tell.
+    pub(super) async fn reads_zero(
+        &self,
+        at: GuestOffset,
+        length: ByteCount,
+    ) -> Result<bool, Error> {
+        let end = at + length;
+        let mut next = at;
+        while next < end {
+            let found = self.find(next, end.since(next)).await?;
+            match found.kind {
+                Some(RunKind::Zero { .. } | RunKind::Unallocated { .. }) => {}
+                _ => return Ok(false),
+            }
+            next = next + found.length;
+        }
+        Ok(true)
+    }
+
+    async fn write_filled(
+        &self,
+        place: &Place<'_, S>,
+        skip: ByteCount,
+        bytes: &[u8],
+        fill: &Fill,
+    ) -> Result<(), Error> {
+        let head = fill.head.as_deref().unwrap_or_default();
+        let tail = fill.tail.as_deref().unwrap_or_default();
+        let at = HostOffset::new(place.host.get() + skip.get() - head.len() as u64);
+        if head.is_empty() && tail.is_empty() {
+            return self.top().put(at, bytes).await;
+        }
+        let whole = [head, bytes, tail].concat();
+        self.top().put(at, &whole).await
+    }
+}
+
+impl<S: Storage> Layer<S> {
+    /// Where the first byte of a run is written in place, if it is.
+    pub(super) fn in_place(&self, run: &Run) -> Option<HostOffset> {
+        match run.kind {
+            RunKind::Data { host } if run.is_sole_owner || self.header().has_data_file() => {
+                Some(host)
+            }
+            _ => None,
+        }
+    }
+
+    /// Host space that belongs to the run although no data is there.
+    fn own_space(&self, run: &Run) -> Option<HostOffset> {
+        match run.kind {
+            RunKind::Zero { host } | RunKind::Unallocated { host } if run.is_sole_owner => host,
+            _ => None,
+        }
+    }
+
+    /// Whether a partial write has to bring the rest of the cluster along: it lies in a host cluster
+    /// that the new entry will not name.
+    fn copies_whole_clusters(&self, run: &Run) -> bool {
+        match run.kind {
+            RunKind::Data { .. } | RunKind::Compressed { .. } => true,
+            RunKind::Zero { host } | RunKind::Unallocated { host } => {
+                host.is_some() && self.own_space(run).is_none()
+            }
+        }
+    }
+
+    /// Finds or takes host clusters for up to `length` bytes at `at`, and tells how many fit.
+    async fn place_for(
+        &self,
+        at: GuestOffset,
+        length: ByteCount,
+        run: &Run,
+    ) -> Result<(Place<'_, S>, ByteCount), Error> {
+        let geometry = self.geometry();
+        let skip = geometry.offset_in_cluster(at);
+        let known = if self.header().has_data_file() {
+            Some(HostOffset::new(at.get() - skip.get()))
+        } else {
+            self.own_space(run).map(|host| HostOffset::new(host.get() - skip.get()))
+        };
+        if let Some(host) = known {
+            let place = Place { host, zeroed: None, after: After::NOTHING, granted: None };
+            return Ok((place, length));
+        }
+        let want = geometry.clusters_for(skip.get() + length.get());
+        let granted = self.allocate(want, ClusterUse::Data).await?;
+        let new = granted.run();
+        let room = ByteCount::new(new.count * geometry.cluster_size() - skip.get());
+        let host = geometry.host_cluster_start(new.first);
+        let place = Place { host, zeroed: new.zeroed, after: new.after, granted: Some(granted) };
+        Ok((place, length.min(room)))
+    }
+
+    /// The entry for `cluster` once `fill` is written to `host`.
+    fn entry_for(
+        &self,
+        cluster: GuestCluster,
+        host: HostOffset,
+        old: L2Entry,
+        fill: &Fill,
+    ) -> L2Entry {
+        let geometry = self.geometry();
+        let start = geometry.guest_cluster_start(cluster).get();
+        let end = start + geometry.cluster_size();
+        let (from, to) = (fill.start.get().max(start), fill.end.get().min(end));
+        if !geometry.has_extended_l2() || (from, to) == (start, end) {
+            return L2Entry::data(host, true, geometry);
+        }
+        let unit = geometry.subcluster_size();
+        let index = |at: u64| u32::try_from((at - start) / unit).expect("one of 32");
+        // Whoever fills only a part of a cluster leaves the other subclusters as they were.
+        let kept = SubclusterBitmap::decode(old.bitmap, true).unwrap_or_default();
+        let bitmap = kept.with(index(from), index(to) - index(from), SubclusterState::Data);
+        L2Entry::subclusters(host, bitmap, geometry)
+    }
+
+    /// Writes guest data to the data file.
+    pub(super) async fn put(&self, at: HostOffset, bytes: &[u8]) -> Result<(), Error> {
+        self.refuse_metadata(at, ByteCount::from_usize(bytes.len())).await?;
+        let file = self.data_file();
+        if let Some(result) = file.try_write(at, bytes, Purpose::GuestData) {
+            result?;
+        } else {
+            let buffer = IoBuffer::from_slice(bytes);
+            let write = file.write(at, buffer, Purpose::GuestData);
+            self.writer()?.change(write).await.0?;
+        }
+        self.metadata().barriers().touch();
+        Ok(())
+    }
+
+    /// Fails for a range that holds metadata: the mapping that led there is wrong, and the image is
+    /// marked as corrupt.
+    pub(crate) async fn refuse_metadata(
+        &self,
+        at: HostOffset,
+        length: ByteCount,
+    ) -> Result<(), Error> {
+        if self.header().has_data_file() {
+            return Ok(());
+        }
+        let geometry = self.geometry();
+        let first = geometry.host_cluster(at);
+        let last = geometry.host_cluster(HostOffset::new(at.get() + length.get() - 1));
+        let count = last.get() - first.get() + 1;
+        match self.writer()?.roles.holds_metadata(first, count) {
+            None => Ok(()),
+            Some(cluster) => {
+                let at = geometry.host_cluster_start(cluster);
+                let what = "guest data";
+                Err(self.found_corrupt(Corruption::PointsIntoMetadata { what, at }).await)
+            }
+        }
+    }
+
+    /// Waits for a write-back when much is waiting to be written.
+    pub(crate) async fn make_room(&self) -> Result<(), Error> {
+        if self.dirty_max() < self.metadata().dirty().bytes() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+}

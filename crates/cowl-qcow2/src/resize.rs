@@ -1,0 +1,292 @@
+//! Changing the size of an open disk, while requests go on.
+//!
+//! Growing: the L1 table first, then whatever would show in the new range (a longer backing file,
+//! the rest of the last cluster) is zeroed, space is preallocated, all of it is committed, and the
+//! header's size is last. Shrinking: requests past the new end fail at once and those under way are
+//! waited for; then the range is unlinked and committed, and the header's size is last again, so
+//! that no stale content shows should the disk grow later.
+
+use cowl_block::ZeroRequest;
+use cowl_format::{
+    ByteCount, GuestCluster, GuestOffset, HeaderField, HostCluster, L1Entry, L1Index, L2Entry,
+    L2Index, Version,
+};
+use cowl_storage::{Allocation, IoBuffer, Purpose, Storage, ZeroMode};
+
+use crate::allocator::{ClusterUse, Reference};
+use crate::flush::Edge;
+use crate::mapping::Change;
+use crate::request::Clear;
+use crate::{Error, Image, Layer, Preallocation};
+
+/// Clusters preallocated at once.
+const PREALLOCATED_AT_ONCE: u64 = 256;
+
+impl<S: Storage> Image<S> {
+    /// Makes the disk `size` bytes large, durably: a multiple of 512.
+    ///
+    /// New bytes read as zeros, also over a longer backing file. A smaller size loses what lies
+    /// behind it, and takes no preallocation. After an error the disk has the old size; of a failed
+    /// shrink the range may read as zeros.
+    pub async fn resize(&self, size: ByteCount, preallocation: Preallocation) -> Result<(), Error> {
+        let top = self.top();
+        let writer = top.before_change().await?;
+        let _one_at_a_time = writer.resizing.lock().await;
+        self.check_new_size(size, preallocation)?;
+        let old = self.size();
+        if size < old {
+            self.shrink(old, size).await
+        } else if old < size {
+            self.grow(old, size, preallocation).await
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_new_size(&self, size: ByteCount, preallocation: Preallocation) -> Result<(), Error> {
+        let refuse = |what| Err(Error::InvalidRequest { what });
+        let header = self.top().header();
+        if !size.get().is_multiple_of(512) {
+            return refuse("The new size must be a multiple of 512");
+        }
+        if header.geometry.size_max() < size.get() {
+            return refuse("The new size is too large for the image's cluster size");
+        }
+        if 0 < header.snapshot_count && header.version == Version::V2 {
+            return refuse("Can't resize a version 2 image which has snapshots");
+        }
+        if matches!(&header.bitmaps, Some(Ok(bitmaps)) if 0 < bitmaps.count) {
+            return refuse("Can't resize an image which has bitmaps");
+        }
+        if size < self.size() && preallocation != Preallocation::Off {
+            return refuse("Preallocation can't be used for shrinking an image");
+        }
+        Ok(())
+    }
+
+    async fn grow(
+        &self,
+        old: ByteCount,
+        size: ByteCount,
+        preallocation: Preallocation,
+    ) -> Result<(), Error> {
+        let top = self.top();
+        let geometry = top.geometry();
+        top.grow_l1(geometry.l1_entries_for(size.get())).await?;
+        top.set_mapped_size(size);
+        let grown = self.fill_grown(old, size, preallocation).await;
+        if let Err(error) = grown {
+            top.set_mapped_size(old);
+            return Err(error);
+        }
+        top.update_header(HeaderField::Size, |header| header.size = size).await?;
+        top.set_size(size);
+        Ok(())
+    }
+
+    async fn fill_grown(
+        &self,
+        old: ByteCount,
+        size: ByteCount,
+        preallocation: Preallocation,
+    ) -> Result<(), Error> {
+        let top = self.top();
+        let geometry = top.geometry();
+        if top.header().has_raw_data_file() {
+            let file = top.data_file();
+            top.writer()?.change(file.set_len(size, Purpose::FileLength)).await?;
+        }
+        // Of a cluster that was cut by the old end, and of a longer layer below, nothing may show.
+        let cluster_end = old.get().next_multiple_of(geometry.cluster_size());
+        let below = self.size_below().get();
+        let shown = cluster_end.max(below).min(size.get());
+        if old.get() < shown {
+            let (start, end) = (GuestOffset::new(old.get()), GuestOffset::new(shown));
+            self.zero_unchecked(start, end, ZeroRequest::MayUnmap).await?;
+        }
+        if preallocation != Preallocation::Off {
+            let first = geometry.clusters_for(old.get());
+            let end = geometry.clusters_for(size.get());
+            self.preallocate(first, end, preallocation).await?;
+        }
+        top.commit().await
+    }
+
+    /// Size of the largest layer below.
+    fn size_below(&self) -> ByteCount {
+        let layers = self.layers()[1..].iter().map(|layer| layer.size());
+        let base = self.base().map(cowl_block::BlockDevice::size);
+        layers.chain(base).max().unwrap_or(ByteCount::ZERO)
+    }
+
+    async fn preallocate(&self, first: u64, end: u64, how: Preallocation) -> Result<(), Error> {
+        let top = self.top();
+        let mut next = first;
+        while next < end {
+            let count = (end - next).min(PREALLOCATED_AT_ONCE);
+            let claims = &top.writer()?.claims;
+            let _claim = claims.claim(GuestCluster::new(next), count).await;
+            next += top.preallocate_run(next, count, how).await?;
+            top.make_room().await?;
+        }
+        Ok(())
+    }
+
+    async fn shrink(&self, old: ByteCount, size: ByteCount) -> Result<(), Error> {
+        let top = self.top();
+        top.set_size(size);
+        top.writer()?.epochs.drain().await;
+        if let Err(error) = self.forget(old, size).await {
+            top.set_size(old);
+            return Err(error);
+        }
+        top.update_header(HeaderField::Size, |header| header.size = size).await?;
+        top.set_mapped_size(size);
+        if top.header().has_raw_data_file() {
+            let file = top.data_file();
+            top.writer()?.change(file.set_len(size, Purpose::FileLength)).await?;
+        }
+        Ok(())
+    }
+
+    /// Unlinks everything from `size` on.
+    async fn forget(&self, old: ByteCount, size: ByteCount) -> Result<(), Error> {
+        let top = self.top();
+        let geometry = top.geometry();
+        let cluster_end = size.get().next_multiple_of(geometry.cluster_size());
+        let tables_end = size.get().next_multiple_of(geometry.l2_coverage());
+        let end = old.get().next_multiple_of(geometry.cluster_size());
+        let at = GuestOffset::new;
+        if size.get() < cluster_end {
+            let shown = cluster_end.min(old.get());
+            self.zero_unchecked(at(size.get()), at(shown), ZeroRequest::MayUnmap).await?;
+        }
+        if cluster_end < end.min(tables_end) {
+            self.clear(at(cluster_end), at(end.min(tables_end)), Clear::Forget).await?;
+        }
+        let first = geometry.l1_entries_for(size.get());
+        for index in first..geometry.l1_entries_for(old.get()) {
+            top.drop_table(u32::try_from(index).expect("an L1 table is short")).await?;
+            top.make_room().await?;
+        }
+        top.commit().await
+    }
+}
+
+impl<S: Storage> Layer<S> {
+    /// Moves the L1 table to a place where it has at least `needed` entries.
+    async fn grow_l1(&self, needed: u64) -> Result<(), Error> {
+        let writer = self.writer()?;
+        let geometry = self.geometry();
+        let entries = u32::try_from(needed).expect("the size was checked");
+        if entries <= writer.header().l1_entries {
+            return Ok(());
+        }
+        // Nobody makes a table meanwhile, so that a commit leaves the L1 table as the file has it.
+        let _no_new_tables = writer.lock_all_tables().await;
+        self.commit().await?;
+        let count = geometry.clusters_for(needed * 8);
+        let first = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let at = geometry.host_cluster_start(first);
+        let length = ByteCount::new(count * geometry.cluster_size()).as_usize();
+        let mut bytes = IoBuffer::zeroed(length);
+        for (word, entry) in bytes.chunks_exact_mut(8).zip(self.l1().entries(entries as usize)) {
+            word.copy_from_slice(&entry.raw().to_be_bytes());
+        }
+        writer.change(self.file().write(at, bytes, Purpose::L1Table)).await.0?;
+        self.barrier().await?;
+        let mut old = (HostCluster::ZERO, 0);
+        self.update_header(HeaderField::L1Table, |header| {
+            let clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);
+            old = (geometry.host_cluster(header.l1_offset), clusters);
+            (header.l1_offset, header.l1_entries) = (at, entries);
+        })
+        .await?;
+        writer.roles.add(first, count);
+        if 0 < old.1 && HostCluster::ZERO < old.0 {
+            let what = Reference::Clusters { first: old.0, count: old.1 };
+            writer.quarantine.add_unused(what, &writer.epochs);
+        }
+        Ok(())
+    }
+
+    /// Gives host clusters to guest clusters from `first` on; returns to how many.
+    async fn preallocate_run(
+        &self,
+        first: u64,
+        count: u64,
+        how: Preallocation,
+    ) -> Result<u64, Error> {
+        let geometry = self.geometry();
+        let writer = self.writer()?;
+        let guest = geometry.guest_cluster_start(GuestCluster::new(first));
+        let mut granted = None;
+        let (host, count, after) = if self.header().has_data_file() {
+            let host = cowl_format::HostOffset::new(guest.get());
+            (host, count, crate::flush::After::NOTHING)
+        } else {
+            let new = granted.insert(self.allocate(count, ClusterUse::Data).await?).run();
+            (geometry.host_cluster_start(new.first), new.count, new.after)
+        };
+        let length = ByteCount::new(count * geometry.cluster_size());
+        let file = self.data_file();
+        let is_zeroed = granted.as_ref().is_some_and(|granted| granted.run().zeroed.is_some());
+        if !is_zeroed {
+            let zero = file.zero(host, length, ZeroMode::MayUnmap, Purpose::Preallocation);
+            writer.change(zero).await?;
+        }
+        match how {
+            Preallocation::Off | Preallocation::Metadata => {
+                let end = ByteCount::new(host.get()) + length;
+                if file.len().await? < end {
+                    writer.change(file.set_len(end, Purpose::FileLength)).await?;
+                }
+            }
+            Preallocation::Falloc | Preallocation::Full => {
+                let how = match how {
+                    Preallocation::Full => Allocation::WriteZeros,
+                    _ => Allocation::Reserve,
+                };
+                let allocate = file.allocate(host, length, how, Purpose::Preallocation);
+                writer.change(allocate).await?;
+            }
+        }
+        let barriers = self.metadata().barriers();
+        barriers.touch();
+        let after = after.max(Edge::DataBeforeEntry.after(barriers.next()));
+        for index in 0..count {
+            let host = host + ByteCount::new(index * geometry.cluster_size());
+            let entry = L2Entry::data(host, true, geometry);
+            let change = |_| Some(Change { entry, after });
+            self.relink(GuestCluster::new(first + index), change).await?;
+            if let Some(granted) = &mut granted {
+                granted.keep_first();
+            }
+        }
+        Ok(count)
+    }
+
+    /// Unlinks an L2 table and all it points to.
+    async fn drop_table(&self, index: u32) -> Result<(), Error> {
+        let geometry = self.geometry();
+        let writer = self.writer()?;
+        let entry = self.l1().get(index as usize);
+        let Some(host) = entry.table(geometry).map_err(|fault| self.corrupt(fault))? else {
+            return Ok(());
+        };
+        let cluster = geometry.host_cluster(host);
+        let mut freed = vec![Reference::Clusters { first: cluster, count: 1 }];
+        for l2_index in (0..geometry.l2_entries()).map(L2Index::new) {
+            let table = self.metadata().l2_load(cluster, l2_index).await?;
+            let slice = table.slice(l2_index).expect("just loaded, and tables lose no slice");
+            let entry = slice.entry(l2_index.get()).expect("the slice holds the entry");
+            let guest = geometry.guest_offset(L1Index::new(index), l2_index);
+            freed.extend(self.reference_of(guest, entry)?);
+        }
+        self.l1().set(index as usize, L1Entry::UNALLOCATED);
+        for what in freed {
+            writer.quarantine.add_unlinked(what, &writer.epochs);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! Opening for writing: what a layer needs in addition.
+//!
+//! Nothing in the file changes here; see `first_write.rs`.
+
+use cowl_format::{
+    CompatibleFeatures, Corruption, HostCluster, HostOffset, IncompatibleFeatures,
+    RefcountTableEntry,
+};
+use cowl_storage::{IoBuffer, Purpose, Storage};
+
+use crate::allocator::{RoleMap, Space};
+use crate::open::read_snapshots;
+use crate::writer::Writer;
+use crate::{Error, Layer};
+
+impl<S: Storage> Layer<S> {
+    /// Turns a layer that was just opened into one that can be changed.
+    pub(crate) async fn make_writable(&mut self) -> Result<(), Error> {
+        let file = self.file();
+        let header = self.header().clone();
+        let needs_repair = |what| Error::NeedsRepair { path: file.name().to_owned(), what };
+        if file.capabilities().read_only || self.data_file().capabilities().read_only {
+            return Err(Error::ReadOnly);
+        }
+        if header.incompatible.contains(IncompatibleFeatures::CORRUPT) {
+            return Err(needs_repair("is marked as corrupt"));
+        }
+        if header.incompatible.contains(IncompatibleFeatures::DIRTY) {
+            return Err(needs_repair("was not closed, and its refcounts are out of date"));
+        }
+        let needed = self.geometry().l1_entries_for(self.size().get());
+        if u64::from(header.l1_entries) < needed {
+            let entries = header.l1_entries;
+            return Err(self.corrupt(Corruption::L1TooSmall { entries, needed }));
+        }
+        let table = self.read_refcount_table().await?;
+        let roles = self.roles(&table).await?;
+        let end = self.geometry().clusters_for(file.len().await?.get());
+        let space = Space::new(table, header.refcount_table_offset, end);
+        let is_lazy = header.compatible.contains(CompatibleFeatures::LAZY_REFCOUNTS);
+        self.add_writer(Writer::new(header, roles, space, is_lazy));
+        Ok(())
+    }
+
+    async fn read_refcount_table(&self) -> Result<Vec<RefcountTableEntry>, Error> {
+        let header = self.header();
+        let buffer = IoBuffer::zeroed(header.refcount_table_bytes().as_usize());
+        let at = header.refcount_table_offset;
+        let (result, buffer) = self.file().read(at, buffer, Purpose::RefcountTable).await;
+        result?;
+        let word = |word: &[u8]| u64::from_be_bytes(word.try_into().expect("8 bytes"));
+        let entries = buffer.chunks_exact(8);
+        Ok(entries.map(|entry| RefcountTableEntry::from_raw(word(entry))).collect())
+    }
+
+    /// Where metadata lies.
+    async fn roles(&self, table: &[RefcountTableEntry]) -> Result<RoleMap, Error> {
+        let header = self.header();
+        let geometry = self.geometry();
+        let roles = RoleMap::new();
+        let add = |at: HostOffset, bytes: u64| {
+            let first = geometry.host_cluster(at).get();
+            let end = geometry.clusters_for(at.get() + bytes);
+            roles.add(HostCluster::new(first), end.saturating_sub(first));
+        };
+        add(HostOffset::ZERO, 1);
+        add(header.l1_offset, u64::from(header.l1_entries) * 8);
+        add(header.refcount_table_offset, header.refcount_table_bytes().get());
+        for entry in table {
+            if let Some(block) = entry.block(geometry).map_err(|fault| self.corrupt(fault))? {
+                add(block, geometry.cluster_size());
+            }
+        }
+        for entry in self.l1().entries(header.l1_entries as usize) {
+            if let Some(table) = entry.table(geometry).map_err(|fault| self.corrupt(fault))? {
+                add(table, geometry.cluster_size());
+            }
+        }
+        let snapshots = read_snapshots(self.file().as_ref(), header).await?;
+        add(header.snapshot_offset, snapshots.encode().len() as u64);
+        for (index, snapshot) in (0..).zip(&snapshots.snapshots) {
+            let l1 = snapshot.l1_table(index, geometry).map_err(|fault| self.corrupt(fault))?;
+            add(l1, u64::from(snapshot.l1_entries) * 8);
+        }
+        if let Some(Ok(bitmaps)) = &header.bitmaps {
+            add(bitmaps.directory_offset, bitmaps.directory_size.get());
+        }
+        Ok(roles)
+    }
+}

@@ -1,0 +1,164 @@
+//! What an image has in addition when it may be changed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use async_lock::OnceCell;
+use cowl_format::{Header, HeaderField};
+use cowl_storage::{IoBuffer, Purpose, Storage};
+
+use crate::allocator::{Arenas, Quarantine, RoleMap, Space};
+use crate::flush::Commits;
+use crate::request::{Claims, Epochs};
+use crate::{Error, Layer};
+
+/// Locks for making L2 tables; two tables seldom share one.
+const TABLE_LOCKS: usize = 16;
+
+/// The changing half of an open image.
+pub(crate) struct Writer<S> {
+    pub(crate) epochs: Epochs,
+    pub(crate) claims: Claims,
+    pub(crate) roles: RoleMap,
+    pub(crate) arenas: Arenas,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) space: async_lock::Mutex<Space>,
+    pub(crate) commits: Commits,
+    pub(crate) counters: Counters,
+    /// Done before the first change.
+    pub(crate) first_write: OnceCell<()>,
+    /// One change of size at a time.
+    pub(crate) resizing: async_lock::Mutex<()>,
+    table_locks: [async_lock::Mutex<()>; TABLE_LOCKS],
+    header: Mutex<Header>,
+    header_lock: async_lock::Mutex<()>,
+    is_lazy: bool,
+    storage: core::marker::PhantomData<fn() -> S>,
+}
+
+/// What was written so far.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) metadata_writes: AtomicU64,
+    pub(crate) metadata_bytes: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add_metadata(&self, writes: u64, bytes: u64) {
+        self.metadata_writes.fetch_add(writes, Ordering::Relaxed);
+        self.metadata_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl<S: Storage> Writer<S> {
+    pub(crate) fn new(header: Header, roles: RoleMap, space: Space, is_lazy: bool) -> Self {
+        Self {
+            epochs: Epochs::new(),
+            claims: Claims::default(),
+            roles,
+            arenas: Arenas::new(),
+            quarantine: Quarantine::default(),
+            space: async_lock::Mutex::new(space),
+            commits: Commits::default(),
+            counters: Counters::default(),
+            first_write: OnceCell::new(),
+            resizing: async_lock::Mutex::new(()),
+            table_locks: Default::default(),
+            header: Mutex::new(header),
+            header_lock: async_lock::Mutex::new(()),
+            is_lazy,
+            storage: core::marker::PhantomData,
+        }
+    }
+
+    /// Whether refcounts are written at close only, and the dirty bit is set until then.
+    pub(crate) fn is_lazy(&self) -> bool {
+        self.is_lazy
+    }
+
+    /// The header as it is in the file.
+    pub(crate) fn header(&self) -> Header {
+        self.header.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The lock of whoever makes the L2 table at this index of the L1 table.
+    pub(crate) fn table_lock(&self, l1_index: usize) -> &async_lock::Mutex<()> {
+        &self.table_locks[l1_index % TABLE_LOCKS]
+    }
+
+    /// All of these locks: nobody makes a table until they are released.
+    pub(crate) async fn lock_all_tables(&self) -> Vec<async_lock::MutexGuard<'_, ()>> {
+        let mut locks = Vec::new();
+        for lock in &self.table_locks {
+            locks.push(lock.lock().await);
+        }
+        locks
+    }
+
+    /// Runs an I/O that changes a host file. If whoever waits for it is dropped, the I/O counts as
+    /// in flight until the storage has settled.
+    pub(crate) async fn change<T>(&self, io: impl Future<Output = T>) -> T {
+        let pin = self.epochs.enter();
+        pin.while_changing(io).await
+    }
+}
+
+impl<S: Storage> Layer<S> {
+    /// Waits until what dropped requests left behind has come to its end.
+    pub(crate) async fn settle(&self) {
+        let Ok(writer) = self.writer() else { return };
+        while writer.epochs.has_abandoned() {
+            let abandoned = writer.epochs.take_abandoned();
+            self.file().settle().await;
+            if !std::sync::Arc::ptr_eq(self.file(), self.data_file()) {
+                self.data_file().settle().await;
+            }
+            abandoned.release();
+        }
+    }
+
+    /// Makes everything complete so far durable.
+    pub(crate) async fn barrier(&self) -> Result<(), Error> {
+        self.metadata().barriers().run(self.metadata().latch()).await
+    }
+
+    /// Changes a part of the header that lies in one sector, and makes the change durable. The
+    /// header in memory changes only then. When the outcome is unknown the image becomes read-only.
+    pub(crate) async fn update_header(
+        &self,
+        field: HeaderField,
+        change: impl FnOnce(&mut Header),
+    ) -> Result<(), Error> {
+        let writer = self.writer()?;
+        let _one_at_a_time = writer.header_lock.lock().await;
+        self.metadata().latch().check()?;
+        let mut header = writer.header();
+        change(&mut header);
+        let (at, bytes) = header.encode_field(field);
+        let unknown = CloseIfDropped { layer: self, what: "a header update was interrupted" };
+        let buffer = IoBuffer::from_slice(&bytes);
+        let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
+        if let (Err(error), _) = writer.change(write).await {
+            self.metadata().latch().close(&error);
+            return Err(error.into());
+        }
+        self.barrier().await?;
+        core::mem::forget(unknown);
+        *writer.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
+        Ok(())
+    }
+}
+
+/// Makes the image read-only unless it is forgotten.
+struct CloseIfDropped<'a, S: Storage> {
+    layer: &'a Layer<S>,
+    what: &'static str,
+}
+
+impl<S: Storage> Drop for CloseIfDropped<'_, S> {
+    fn drop(&mut self) {
+        const EIO: i32 = 5;
+        self.layer.metadata().latch().close_with(EIO, self.what);
+    }
+}
