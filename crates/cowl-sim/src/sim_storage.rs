@@ -99,12 +99,6 @@ impl SimWorld {
 }
 
 impl SimStorage {
-    /// Returns when every I/O whose future was dropped before has come to its end.
-    pub async fn settle(&self) {
-        let numbers = self.world.host().orphans();
-        Settle { world: &self.world, numbers }.await;
-    }
-
     fn request(&self, operation: Operation, purpose: Purpose, at: u64, length: u64) -> Request {
         Request {
             file: self.file,
@@ -377,6 +371,11 @@ impl Storage for SimStorage {
 
     async fn barrier(&self, purpose: Purpose) -> Result<(), StorageError> {
         self.change(Operation::Barrier, purpose, (0, 0), Vec::new()).await
+    }
+
+    async fn settle(&self) {
+        let numbers = self.world.host().orphans();
+        Settle { world: &self.world, numbers }.await;
     }
 }
 
