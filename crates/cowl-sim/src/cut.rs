@@ -66,6 +66,7 @@ impl Cut {
     /// The moment that `world` is in.
     #[must_use]
     pub fn of(world: &SimWorld) -> Self {
+        let keep_lengths = world.options().keep_lengths;
         let host = world.host();
         let mut files = Vec::new();
         let mut parts = Vec::new();
@@ -81,7 +82,8 @@ impl Cut {
                 purpose: file.changes[&landed.change].purpose,
                 effect: landed.effect.clone(),
                 landed: true,
-                forced: file.changes[&landed.change].durable,
+                forced: file.changes[&landed.change].durable
+                    || (keep_lengths && matches!(landed.effect, Effect::Extend { .. })),
             }));
         }
         for (file, change, effect) in host.in_flight() {

@@ -15,6 +15,7 @@ cowl-sim [OPTIONS]
   --threads N        histories side by side (2)
   --subject NAME     only this subject; may be given again
   --exhaustive       few requests in each history, and all its crash states
+  --keep-lengths     lengths that writes gave a file survive every power cut
   --replay LINE      run the history of a replay line, and print what happened
   --shrink LINE      make the failing history of a replay line small
 ";
@@ -25,6 +26,7 @@ struct Options {
     threads: u64,
     subjects: Vec<SubjectKind>,
     exhaustive: bool,
+    keep_lengths: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -69,6 +71,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
         threads: 2,
         subjects: Vec::new(),
         exhaustive: false,
+        keep_lengths: false,
     };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -79,6 +82,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
             "--seed" => options.seed = number(value()?)?,
             "--threads" => options.threads = number(value()?)?.max(1),
             "--subject" => options.subjects.push(SubjectKind::from_name(&value()?)?),
+            "--keep-lengths" => options.keep_lengths = true,
             "--exhaustive" => options.exhaustive = true,
             "--replay" => return Ok(Command::Replay(value()?.parse()?)),
             "--shrink" => return Ok(Command::Shrink(value()?.parse()?)),
@@ -152,7 +156,8 @@ fn plan(options: &Options, number: u64) -> Plan {
     let seed = options.seed.wrapping_add(number);
     let count = options.subjects.len() as u64;
     let index = usize::try_from(mix(seed) % count).expect("few subjects");
-    let plan = Plan::new(options.subjects[index], seed);
+    let keep_lengths = options.keep_lengths;
+    let plan = Plan { keep_lengths, ..Plan::new(options.subjects[index], seed) };
     // One history in eight is looked at from all sides.
     if options.exhaustive || mix(seed) >> 32 & 7 == 0 { plan.exhaustive() } else { plan }
 }

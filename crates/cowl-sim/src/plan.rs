@@ -26,6 +26,9 @@ pub struct Plan {
     pub schedule: u64,
     /// Few requests, and every crash state instead of some.
     pub exhaustive: bool,
+    /// The length that a file got from a completed write is never lost: a kinder host, on which
+    /// mistakes of another kind show.
+    pub keep_lengths: bool,
     /// Requests left out.
     pub without: BTreeSet<u32>,
     /// Faults left out.
@@ -41,6 +44,7 @@ impl Plan {
             seed,
             schedule: 0,
             exhaustive: false,
+            keep_lengths: false,
             without: BTreeSet::new(),
             without_faults: BTreeSet::new(),
         }
@@ -94,6 +98,9 @@ impl fmt::Display for Plan {
         if self.exhaustive {
             write!(f, " exhaustive=yes")?;
         }
+        if self.keep_lengths {
+            write!(f, " lengths=kept")?;
+        }
         if !self.without.is_empty() {
             write!(f, " without={}", list(&self.without))?;
         }
@@ -118,6 +125,7 @@ impl FromStr for Plan {
                 "subject" => plan.subject = SubjectKind::from_name(value)?,
                 "seed" => plan.seed = number()?,
                 "schedule" => plan.schedule = number()?,
+                "lengths" => plan.keep_lengths = value == "kept",
                 "exhaustive" => plan.exhaustive = value == "yes",
                 "without" => plan.without = unlist(value)?,
                 "without-faults" => plan.without_faults = unlist(value)?,

@@ -151,6 +151,7 @@ impl<S: Subject + 'static> History<S> {
             block_size: host.block_size,
             can_discard: host.can_discard,
             knows_holes: host.knows_holes,
+            keep_lengths: plan.keep_lengths,
             faults: draw_faults(plan).into_iter().map(|(_, fault)| fault).collect(),
             keep_log: effort.keep_log,
         };

@@ -51,6 +51,8 @@ pub struct WorldOptions {
     pub can_discard: bool,
     /// Whether holes are told from data.
     pub knows_holes: bool,
+    /// Whether lengths that completed writes gave a file survive every power cut.
+    pub keep_lengths: bool,
     /// What fails.
     pub faults: Vec<Fault>,
     /// Whether the log keeps its lines, and not only their digest.
@@ -70,6 +72,7 @@ impl WorldOptions {
             block_size: 4096,
             can_discard: true,
             knows_holes: true,
+            keep_lengths: false,
             faults: Vec::new(),
             keep_log: false,
         }
