@@ -5,6 +5,8 @@
 //! come last, in any order. A killed process leaves all that was completed instead, which is one of
 //! those subsets.
 
+use std::collections::BTreeMap;
+
 use cowl_storage::Purpose;
 
 use crate::effect::Effect;
@@ -216,15 +218,18 @@ impl Cut {
         if EXHAUSTIVE_PARTS_MAX < count {
             return None;
         }
+        let bits = optional.iter().enumerate().map(|(number, index)| match by_part {
+            true => (*index, number),
+            false => {
+                let change = changes.binary_search(&self.parts[*index].change);
+                (*index, change.expect("it is one of them"))
+            }
+        });
+        let bits: Vec<(usize, usize)> = bits.collect();
         let states = (0_u32..1 << count).map(|mask| {
             let mut survives = vec![false; self.parts.len()];
-            for index in &optional {
-                let change = self.parts[*index].change;
-                let bit = match by_part {
-                    true => optional.iter().position(|other| other == index),
-                    false => changes.iter().position(|other| *other == change),
-                };
-                survives[*index] = mask >> bit.expect("it is one of them") & 1 == 1;
+            for (index, bit) in &bits {
+                survives[*index] = mask >> bit & 1 == 1;
             }
             let description = format!("subset {mask:#b}: survived {}", self.names(&survives));
             self.build(&order, &survives, description)
@@ -234,18 +239,17 @@ impl Cut {
 
     /// The changes of which something survived, and how much.
     fn names(&self, survives: &[bool]) -> String {
-        let mut names = Vec::new();
-        for change in self.changes() {
-            let own = self.parts.iter().zip(survives).filter(|(part, _)| part.change == change);
-            let (all, there) = own.fold((0, 0), |(all, there), (_, survived)| {
-                (all + 1, there + u32::from(*survived))
-            });
-            let part = self.parts.iter().find(|part| part.change == change);
-            let purpose = part.expect("it has a part").purpose;
-            if there != 0 {
-                names.push(format!("{change} {purpose} {there}/{all}"));
-            }
+        let mut counts: BTreeMap<u64, (Purpose, u32, u32)> = BTreeMap::new();
+        for (part, survived) in self.parts.iter().zip(survives).filter(|(part, _)| !part.forced) {
+            let count = counts.entry(part.change).or_insert((part.purpose, 0, 0));
+            count.1 += u32::from(*survived);
+            count.2 += 1;
         }
+        let names: Vec<String> = counts
+            .iter()
+            .filter(|(_, (_, there, _))| *there != 0)
+            .map(|(change, (purpose, there, all))| format!("{change} {purpose} {there}/{all}"))
+            .collect();
         if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
     }
 }

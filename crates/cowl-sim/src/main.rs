@@ -16,6 +16,7 @@ cowl-sim [OPTIONS]
   --subject NAME     only this subject; may be given again
   --exhaustive       few requests in each history, and all its crash states
   --keep-lengths     lengths that writes gave a file survive every power cut
+  --fixed-size       disks never change their size
   --replay LINE      run the history of a replay line, and print what happened
   --shrink LINE      make the failing history of a replay line small
 ";
@@ -27,6 +28,7 @@ struct Options {
     subjects: Vec<SubjectKind>,
     exhaustive: bool,
     keep_lengths: bool,
+    fixed_size: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -72,6 +74,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
         subjects: Vec::new(),
         exhaustive: false,
         keep_lengths: false,
+        fixed_size: false,
     };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -83,6 +86,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
             "--threads" => options.threads = number(value()?)?.max(1),
             "--subject" => options.subjects.push(SubjectKind::from_name(&value()?)?),
             "--keep-lengths" => options.keep_lengths = true,
+            "--fixed-size" => options.fixed_size = true,
             "--exhaustive" => options.exhaustive = true,
             "--replay" => return Ok(Command::Replay(value()?.parse()?)),
             "--shrink" => return Ok(Command::Shrink(value()?.parse()?)),
@@ -156,8 +160,8 @@ fn plan(options: &Options, number: u64) -> Plan {
     let seed = options.seed.wrapping_add(number);
     let count = options.subjects.len() as u64;
     let index = usize::try_from(mix(seed) % count).expect("few subjects");
-    let keep_lengths = options.keep_lengths;
-    let plan = Plan { keep_lengths, ..Plan::new(options.subjects[index], seed) };
+    let (keep_lengths, fixed_size) = (options.keep_lengths, options.fixed_size);
+    let plan = Plan { keep_lengths, fixed_size, ..Plan::new(options.subjects[index], seed) };
     // One history in eight is looked at from all sides.
     if options.exhaustive || mix(seed) >> 32 & 7 == 0 { plan.exhaustive() } else { plan }
 }

@@ -29,6 +29,8 @@ pub struct Plan {
     /// The length that a file got from a completed write is never lost: a kinder host, on which
     /// mistakes of another kind show.
     pub keep_lengths: bool,
+    /// The disk never changes its size.
+    pub fixed_size: bool,
     /// Requests left out.
     pub without: BTreeSet<u32>,
     /// Faults left out.
@@ -45,6 +47,7 @@ impl Plan {
             schedule: 0,
             exhaustive: false,
             keep_lengths: false,
+            fixed_size: false,
             without: BTreeSet::new(),
             without_faults: BTreeSet::new(),
         }
@@ -101,6 +104,9 @@ impl fmt::Display for Plan {
         if self.keep_lengths {
             write!(f, " lengths=kept")?;
         }
+        if self.fixed_size {
+            write!(f, " size=fixed")?;
+        }
         if !self.without.is_empty() {
             write!(f, " without={}", list(&self.without))?;
         }
@@ -126,6 +132,7 @@ impl FromStr for Plan {
                 "seed" => plan.seed = number()?,
                 "schedule" => plan.schedule = number()?,
                 "lengths" => plan.keep_lengths = value == "kept",
+                "size" => plan.fixed_size = value == "fixed",
                 "exhaustive" => plan.exhaustive = value == "yes",
                 "without" => plan.without = unlist(value)?,
                 "without-faults" => plan.without_faults = unlist(value)?,

@@ -81,8 +81,10 @@ fn draw_workload<S: Subject>(plan: &Plan, subject: &S, made: &Made) -> Workload 
     if let Some(script) = subject.script() {
         return script.without(&plan.without);
     }
+    let mut traits = subject.traits();
+    traits.resizes &= !plan.fixed_size;
     let size = made.content.len() as u64;
-    Workload::draw(plan.seed, &subject.traits(), size, plan.extent()).without(&plan.without)
+    Workload::draw(plan.seed, &traits, size, plan.extent()).without(&plan.without)
 }
 
 /// Runs a plan. A panic of the engine is a violation like any other.

@@ -256,10 +256,10 @@ impl Subject for Qcow2Subject {
     }
 
     fn leaks_max(&self) -> u64 {
-        /// What a crash may lose: the arenas' reserved clusters, and clusters of requests and
-        /// tables under way. Far below the size of a disk, far above what a request takes.
-        const LEAKS_MAX: u64 = 2048;
-        LEAKS_MAX
+        /// Clusters that an engine may reserve in advance.
+        const RESERVED_MAX: u64 = 2048;
+        // Requests under way have taken theirs, at most about as many as the disk has.
+        RESERVED_MAX + self.shape.size / self.shape.cluster()
     }
 }
 
