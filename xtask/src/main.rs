@@ -14,6 +14,7 @@ cargo xtask COMMAND
   ci                 everything CI runs: format, lints, tidy, tests, docs
   tidy               the project's own rules: edges, file heads, widths, sizes
   fuzz [MINUTES]     each fuzz target for so many minutes (1)
+  sim [ARGS]         power cuts, faults and chance: --minutes N, --seed S, --replay LINE
   bench [ARGS]       side by side with raw, qemu-img, imago and qcow2-rs
   on-disk            accept the current on-disk format sources as documented
 ";
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         "ci" => ci::run_ci(),
         "tidy" => tidy::run(),
         "fuzz" => fuzz::run_fuzz(&rest),
+        "sim" => sim(&rest),
         "bench" => bench(&rest),
         "on-disk" => tidy::accept_on_disk(),
         "help" | "--help" | "-h" | "" => {
@@ -41,6 +43,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn sim(arguments: &[String]) -> Result<(), String> {
+    let mut command = command::cargo();
+    command.args(["run", "--release", "--package", "cowl-sim", "--"]);
+    command::run(command.args(arguments))
 }
 
 fn bench(arguments: &[String]) -> Result<(), String> {

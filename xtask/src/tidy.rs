@@ -42,11 +42,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("cowl-testkit", &["cowl-format"]),
     ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
+    ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
     ("xtask", &[]),
 ];
 
 /// Crates that only tests may use, so an edge to them counts only outside dev-dependencies.
-const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies"];
+const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies", "cowl-sim"];
 
 pub(crate) fn run() -> Result<(), String> {
     say("\n== tidy\n");

@@ -1,0 +1,164 @@
+//! What makes a history: enough to run exactly it again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::SubjectKind;
+
+/// How much is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Disks of a few tables, and hundreds of requests.
+    Full,
+    /// A small disk and so few requests that all crash states can be tried.
+    Tiny,
+}
+
+/// A history, as a `replay:` line names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What is tested.
+    pub subject: SubjectKind,
+    /// Decides the disk, the workload, the faults and every order.
+    pub seed: u64,
+    /// Another order of the same things; 0 unless a shrinker looked for one.
+    pub schedule: u64,
+    /// Few requests, and every crash state instead of some.
+    pub exhaustive: bool,
+    /// The length that a file got from a completed write is never lost: a kinder host, on which
+    /// mistakes of another kind show.
+    pub keep_lengths: bool,
+    /// The disk never changes its size.
+    pub fixed_size: bool,
+    /// Requests left out.
+    pub without: BTreeSet<u32>,
+    /// Faults left out.
+    pub without_faults: BTreeSet<u32>,
+}
+
+impl Plan {
+    /// The whole history of a seed.
+    #[must_use]
+    pub fn new(subject: SubjectKind, seed: u64) -> Self {
+        Self {
+            subject,
+            seed,
+            schedule: 0,
+            exhaustive: false,
+            keep_lengths: false,
+            fixed_size: false,
+            without: BTreeSet::new(),
+            without_faults: BTreeSet::new(),
+        }
+    }
+
+    /// How much it draws.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        if self.exhaustive { Extent::Tiny } else { Extent::Full }
+    }
+
+    /// The same with few requests and every crash state.
+    #[must_use]
+    pub fn exhaustive(self) -> Self {
+        Self { exhaustive: true, ..self }
+    }
+}
+
+/// Numbers as `1,4-7`.
+fn list(numbers: &BTreeSet<u32>) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let name = |(first, last): &(u32, u32)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    runs.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+fn unlist(text: &str) -> Result<BTreeSet<u32>, String> {
+    let mut numbers = BTreeSet::new();
+    for run in text.split(',').filter(|run| !run.is_empty()) {
+        let (first, last) = run.split_once('-').unwrap_or((run, run));
+        let number = |text: &str| text.parse::<u32>().map_err(|_| format!("no number: {text}"));
+        numbers.extend(number(first)?..=number(last)?);
+    }
+    Ok(numbers)
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "subject={} seed={}", self.subject.name(), self.seed)?;
+        if self.schedule != 0 {
+            write!(f, " schedule={}", self.schedule)?;
+        }
+        if self.exhaustive {
+            write!(f, " exhaustive=yes")?;
+        }
+        if self.keep_lengths {
+            write!(f, " lengths=kept")?;
+        }
+        if self.fixed_size {
+            write!(f, " size=fixed")?;
+        }
+        if !self.without.is_empty() {
+            write!(f, " without={}", list(&self.without))?;
+        }
+        if !self.without_faults.is_empty() {
+            write!(f, " without-faults={}", list(&self.without_faults))?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    /// Reads a line; `replay:` before it is skipped.
+    fn from_str(line: &str) -> Result<Self, String> {
+        let mut plan = Self::new(SubjectKind::Raw, 0);
+        let line = line.trim().trim_start_matches("replay:");
+        for word in line.split_whitespace() {
+            let (key, value) = word.split_once('=').ok_or_else(|| format!("no value: {word}"))?;
+            let number = || value.parse::<u64>().map_err(|_| format!("no number: {word}"));
+            match key {
+                "subject" => plan.subject = SubjectKind::from_name(value)?,
+                "seed" => plan.seed = number()?,
+                "schedule" => plan.schedule = number()?,
+                "lengths" => plan.keep_lengths = value == "kept",
+                "size" => plan.fixed_size = value == "fixed",
+                "exhaustive" => plan.exhaustive = value == "yes",
+                "without" => plan.without = unlist(value)?,
+                "without-faults" => plan.without_faults = unlist(value)?,
+                _ => return Err(format!("unknown: {word}")),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Plan;
+    use crate::SubjectKind;
+
+    #[test]
+    fn a_line_is_the_plan() {
+        let mut plan = Plan::new(SubjectKind::Raw, 77).exhaustive();
+        plan.schedule = 3;
+        plan.without = [1, 2, 3, 9].into();
+        plan.without_faults = [0].into();
+        let line = plan.to_string();
+        assert_eq!(
+            line,
+            "subject=raw seed=77 schedule=3 exhaustive=yes without=1-3,9 without-faults=0"
+        );
+        assert_eq!(line.parse(), Ok(plan));
+    }
+}
