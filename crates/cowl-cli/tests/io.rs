@@ -415,7 +415,7 @@ fn check_qcow2(name: &str, options: &str, scripts: &[&[&str]]) {
         let answers = ask(&bench, &folders, &words, "");
         differences.extend(answers.difference());
         let images = folders.map(|folder| folder.join("b.qcow2").display().to_string());
-        let compared = run(Tool::Img, bench.path(), &["compare", "-s", &images[0], &images[1]]);
+        let compared = run(Tool::Img, bench.path(), &["compare", &images[0], &images[1]]);
         let checked = run(Tool::Img, bench.path(), &["check", &images[1]]);
         if compared.code != 0 || checked.code != 0 {
             let said = format!("{}{}", compared.stdout, checked.stdout);

@@ -27,7 +27,7 @@ const COMMITS_MAX: usize = 4;
 impl<S: Storage> Layer<S> {
     async fn finish(&self) -> Result<(), Error> {
         let writer = self.writer()?;
-        self.settle().await;
+        self.recover().await?;
         self.metadata().latch().check()?;
         if !writer.first_write.is_initialized() {
             return Ok(());
@@ -41,6 +41,9 @@ impl<S: Storage> Layer<S> {
             self.commit().await?;
         }
         self.return_reserved().await?;
+        self.commit_refcounts().await?;
+        // An error here leaves a file that is longer than it has to be.
+        self.cut_file().await.ok();
         self.commit_refcounts().await?;
         if writer.is_lazy() && Edge::AllBeforeClean.holds() {
             self.mark_clean().await?;

@@ -17,11 +17,11 @@ impl<S: Storage> Layer<S> {
     pub(crate) async fn before_change(&self) -> Result<&Writer<S>, Error> {
         let writer = self.writer()?;
         self.metadata().latch().check()?;
+        if writer.needs_recovery() {
+            self.recover().await?;
+        }
         if !writer.first_write.is_initialized() {
             writer.first_write.get_or_try_init(|| self.prepare(writer)).await?;
-        }
-        if writer.epochs.has_abandoned() {
-            self.settle().await;
         }
         Ok(writer)
     }

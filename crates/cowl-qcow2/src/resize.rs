@@ -3,8 +3,8 @@
 //! Growing: the L1 table first, then whatever would show in the new range (a longer backing file,
 //! the rest of the last cluster) is zeroed, space is preallocated, all of it is committed, and the
 //! header's size is last. Shrinking: requests past the new end fail at once and those under way are
-//! waited for; then the range is unlinked and committed, and the header's size is last again, so
-//! that no stale content shows should the disk grow later.
+//! waited for; the range is zeroed and committed, then the header's size, and the range is unlinked
+//! at last. So neither stale content nor a layer below shows, whenever the power is cut.
 
 use cowl_block::ZeroRequest;
 use cowl_format::{
@@ -96,27 +96,16 @@ impl<S: Storage> Image<S> {
             let file = top.data_file();
             top.writer()?.change(file.set_len(size, Purpose::FileLength)).await?;
         }
-        // Of a cluster that was cut by the old end, and of a longer layer below, nothing may show.
-        let cluster_end = old.get().next_multiple_of(geometry.cluster_size());
-        let below = self.size_below().get();
-        let shown = cluster_end.max(below).min(size.get());
-        if old.get() < shown {
-            let (start, end) = (GuestOffset::new(old.get()), GuestOffset::new(shown));
-            self.zero_unchecked(start, end, ZeroRequest::MayUnmap).await?;
-        }
+        // Of a cluster that was cut by the old end, of a longer layer below, and of a shrink that a
+        // power cut interrupted, nothing may show.
+        let (start, end) = (GuestOffset::new(old.get()), GuestOffset::new(size.get()));
+        self.zero_unchecked(start, end, ZeroRequest::MayUnmap).await?;
         if preallocation != Preallocation::Off {
             let first = geometry.clusters_for(old.get());
             let end = geometry.clusters_for(size.get());
             self.preallocate(first, end, preallocation).await?;
         }
         top.commit().await
-    }
-
-    /// Size of the largest layer below.
-    fn size_below(&self) -> ByteCount {
-        let layers = self.layers()[1..].iter().map(|layer| layer.size());
-        let base = self.base().map(cowl_block::BlockDevice::size);
-        layers.chain(base).max().unwrap_or(ByteCount::ZERO)
     }
 
     async fn preallocate(&self, first: u64, end: u64, how: Preallocation) -> Result<(), Error> {
@@ -136,17 +125,34 @@ impl<S: Storage> Image<S> {
         let top = self.top();
         top.set_size(size);
         top.writer()?.epochs.drain().await;
-        if let Err(error) = self.forget(old, size).await {
+        if let Err(error) = self.blank(old, size).await {
             top.set_size(old);
             return Err(error);
         }
         top.update_header(HeaderField::Size, |header| header.size = size).await?;
+        self.forget(old, size).await?;
         top.set_mapped_size(size);
         if top.header().has_raw_data_file() {
             let file = top.data_file();
             top.writer()?.change(file.set_len(size, Purpose::FileLength)).await?;
         }
         Ok(())
+    }
+
+    /// Makes everything from `size` on read as zeros, durably: what is cut off must not show again
+    /// when the disk grows, and what lies below must not show before the size is changed.
+    async fn blank(&self, old: ByteCount, size: ByteCount) -> Result<(), Error> {
+        let top = self.top();
+        let (start, end) = (GuestOffset::new(size.get()), GuestOffset::new(old.get()));
+        if top.header().version == Version::V2 && self.has_below() {
+            // Only what is left of the last cluster: the rest goes once the size is durable.
+            let cluster = top.geometry().cluster_size();
+            let shown = GuestOffset::new(size.get().next_multiple_of(cluster).min(old.get()));
+            self.zero_unchecked(start, shown, ZeroRequest::MayUnmap).await?;
+        } else {
+            self.zero_unchecked(start, end, ZeroRequest::MayUnmap).await?;
+        }
+        top.commit().await
     }
 
     /// Unlinks everything from `size` on.
@@ -157,10 +163,6 @@ impl<S: Storage> Image<S> {
         let tables_end = size.get().next_multiple_of(geometry.l2_coverage());
         let end = old.get().next_multiple_of(geometry.cluster_size());
         let at = GuestOffset::new;
-        if size.get() < cluster_end {
-            let shown = cluster_end.min(old.get());
-            self.zero_unchecked(at(size.get()), at(shown), ZeroRequest::MayUnmap).await?;
-        }
         if cluster_end < end.min(tables_end) {
             self.clear(at(cluster_end), at(end.min(tables_end)), Clear::Forget).await?;
         }
@@ -186,7 +188,8 @@ impl<S: Storage> Layer<S> {
         let _no_new_tables = writer.lock_all_tables().await;
         self.commit().await?;
         let count = geometry.clusters_for(needed * 8);
-        let first = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let mut area = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let first = area.run().first;
         let at = geometry.host_cluster_start(first);
         let length = ByteCount::new(count * geometry.cluster_size()).as_usize();
         let mut bytes = IoBuffer::zeroed(length);
@@ -194,7 +197,9 @@ impl<S: Storage> Layer<S> {
             word.copy_from_slice(&entry.raw().to_be_bytes());
         }
         writer.change(self.file().write(at, bytes, Purpose::L1Table)).await.0?;
-        self.barrier().await?;
+        self.metadata().barriers().touch();
+        // The table and its refcounts, before the header names it.
+        self.commit().await?;
         let mut old = (HostCluster::ZERO, 0);
         self.update_header(HeaderField::L1Table, |header| {
             let clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);
@@ -202,6 +207,7 @@ impl<S: Storage> Layer<S> {
             (header.l1_offset, header.l1_entries) = (at, entries);
         })
         .await?;
+        area.keep_all();
         writer.roles.add(first, count);
         if 0 < old.1 && HostCluster::ZERO < old.0 {
             let what = Reference::Clusters { first: old.0, count: old.1 };

@@ -1,6 +1,6 @@
 //! What an image has in addition when it may be changed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_lock::OnceCell;
@@ -22,16 +22,19 @@ pub(crate) struct Writer<S> {
     pub(crate) roles: RoleMap,
     pub(crate) arenas: Arenas,
     pub(crate) quarantine: Quarantine,
-    pub(crate) space: async_lock::Mutex<Space>,
+    pub(crate) space: futures_util::lock::Mutex<Space>,
     pub(crate) commits: Commits,
     pub(crate) counters: Counters,
     /// Done before the first change.
     pub(crate) first_write: OnceCell<()>,
     /// One change of size at a time.
-    pub(crate) resizing: async_lock::Mutex<()>,
-    table_locks: [async_lock::Mutex<()>; TABLE_LOCKS],
+    pub(crate) resizing: futures_util::lock::Mutex<()>,
+    table_locks: [futures_util::lock::Mutex<()>; TABLE_LOCKS],
     header: Mutex<Header>,
-    header_lock: async_lock::Mutex<()>,
+    header_lock: futures_util::lock::Mutex<()>,
+    /// Fields of the header in the file that may differ from the one in memory.
+    unsure: Mutex<Vec<HeaderField>>,
+    is_unsure: AtomicBool,
     is_lazy: bool,
     storage: core::marker::PhantomData<fn() -> S>,
 }
@@ -59,14 +62,16 @@ impl<S: Storage> Writer<S> {
             roles,
             arenas: Arenas::new(),
             quarantine: Quarantine::default(),
-            space: async_lock::Mutex::new(space),
+            space: futures_util::lock::Mutex::new(space),
             commits: Commits::default(),
             counters: Counters::default(),
             first_write: OnceCell::new(),
-            resizing: async_lock::Mutex::new(()),
+            resizing: futures_util::lock::Mutex::new(()),
             table_locks: Default::default(),
             header: Mutex::new(header),
-            header_lock: async_lock::Mutex::new(()),
+            header_lock: futures_util::lock::Mutex::new(()),
+            unsure: Mutex::default(),
+            is_unsure: AtomicBool::new(false),
             is_lazy,
             storage: core::marker::PhantomData,
         }
@@ -77,18 +82,23 @@ impl<S: Storage> Writer<S> {
         self.is_lazy
     }
 
+    /// Whether something that was dropped on its way has to be put right first.
+    pub(crate) fn needs_recovery(&self) -> bool {
+        self.epochs.has_abandoned() || self.is_unsure.load(Ordering::SeqCst)
+    }
+
     /// The header as it is in the file.
     pub(crate) fn header(&self) -> Header {
         self.header.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The lock of whoever makes the L2 table at this index of the L1 table.
-    pub(crate) fn table_lock(&self, l1_index: usize) -> &async_lock::Mutex<()> {
+    pub(crate) fn table_lock(&self, l1_index: usize) -> &futures_util::lock::Mutex<()> {
         &self.table_locks[l1_index % TABLE_LOCKS]
     }
 
     /// All of these locks: nobody makes a table until they are released.
-    pub(crate) async fn lock_all_tables(&self) -> Vec<async_lock::MutexGuard<'_, ()>> {
+    pub(crate) async fn lock_all_tables(&self) -> Vec<futures_util::lock::MutexGuard<'_, ()>> {
         let mut locks = Vec::new();
         for lock in &self.table_locks {
             locks.push(lock.lock().await);
@@ -118,6 +128,34 @@ impl<S: Storage> Layer<S> {
         }
     }
 
+    /// Settles, and writes the header anew where an update of it was dropped on its way: it is as it
+    /// was before that update.
+    pub(crate) async fn recover(&self) -> Result<(), Error> {
+        self.settle().await;
+        let Ok(writer) = self.writer() else { return Ok(()) };
+        if !writer.is_unsure.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let _one_at_a_time = writer.header_lock.lock().await;
+        self.metadata().latch().check()?;
+        let fields = writer.unsure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let header = writer.header();
+        for field in &fields {
+            let (at, bytes) = header.encode_field(*field);
+            let buffer = IoBuffer::from_slice(&bytes);
+            let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
+            if let (Err(error), _) = writer.change(write).await {
+                self.metadata().latch().close(&error);
+                return Err(error.into());
+            }
+        }
+        self.barrier().await?;
+        let mut unsure = writer.unsure.lock().unwrap_or_else(PoisonError::into_inner);
+        unsure.drain(..fields.len());
+        writer.is_unsure.store(!unsure.is_empty(), Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Makes everything complete so far durable.
     pub(crate) async fn barrier(&self) -> Result<(), Error> {
         self.metadata().barriers().run(self.metadata().latch()).await
@@ -136,7 +174,7 @@ impl<S: Storage> Layer<S> {
         let mut header = writer.header();
         change(&mut header);
         let (at, bytes) = header.encode_field(field);
-        let unknown = CloseIfDropped { layer: self, what: "a header update was interrupted" };
+        let unsure = UnsureIfDropped { writer, field };
         let buffer = IoBuffer::from_slice(&bytes);
         let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
         if let (Err(error), _) = writer.change(write).await {
@@ -144,22 +182,23 @@ impl<S: Storage> Layer<S> {
             return Err(error.into());
         }
         self.barrier().await?;
-        core::mem::forget(unknown);
+        core::mem::forget(unsure);
         self.metadata().header_changed(&header);
         *writer.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
         Ok(())
     }
 }
 
-/// Makes the image read-only unless it is forgotten.
-struct CloseIfDropped<'a, S: Storage> {
-    layer: &'a Layer<S>,
-    what: &'static str,
+/// Notes a header update whose fate nobody waits for any more, unless it is forgotten.
+struct UnsureIfDropped<'a, S> {
+    writer: &'a Writer<S>,
+    field: HeaderField,
 }
 
-impl<S: Storage> Drop for CloseIfDropped<'_, S> {
+impl<S> Drop for UnsureIfDropped<'_, S> {
     fn drop(&mut self) {
-        const EIO: i32 = 5;
-        self.layer.metadata().latch().close_with(EIO, self.what);
+        let mut unsure = self.writer.unsure.lock().unwrap_or_else(PoisonError::into_inner);
+        unsure.push(self.field);
+        self.writer.is_unsure.store(true, Ordering::SeqCst);
     }
 }

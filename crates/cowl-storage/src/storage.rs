@@ -18,10 +18,11 @@ pub type IoResult<T, B = IoBuffer> = (Result<T, StorageError>, B);
 /// What a driver and its file can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Offsets and lengths of reads and writes have to be multiples of this (1 when any will do),
-    /// in bytes.
+    /// Reads and writes whose offset and length are multiples of this go straight to the file; others
+    /// pass through a buffer, and writes among them exclude each other. In bytes; 1 when any will
+    /// do.
     pub io_alignment: u32,
-    /// Memory of reads and writes has to start at a multiple of this, in bytes.
+    /// The same for the start of their memory, in bytes.
     pub memory_alignment: u32,
     /// The granularity at which the host allocates, in bytes: the best size of a metadata slice.
     pub block_size: u32,

@@ -85,6 +85,19 @@ impl<S: Storage> Granted<'_, S> {
     }
 }
 
+impl<'a, S: Storage> Granted<'a, S> {
+    /// Clusters that are counted once, and that nothing points to.
+    pub(super) fn new(layer: &'a Layer<S>, first: HostCluster, count: u64) -> Self {
+        let run = HostRun { first, count, zeroed: None, after: After::THIS_COMMIT };
+        Self { layer, run }
+    }
+
+    /// Something points to all of them now.
+    pub(crate) fn keep_all(&mut self) {
+        self.run.count = 0;
+    }
+}
+
 impl<S: Storage> Drop for Granted<'_, S> {
     fn drop(&mut self) {
         if 0 < self.run.count

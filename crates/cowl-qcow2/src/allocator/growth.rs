@@ -10,8 +10,8 @@ use cowl_format::{
 };
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
-use crate::allocator::Reference;
 use crate::allocator::space::Space;
+use crate::allocator::{Granted, Reference};
 use crate::{Error, Layer};
 
 /// Blocks at the start of what they count, and behind them what needs them.
@@ -71,7 +71,7 @@ impl<S: Storage> Layer<S> {
         &self,
         space: &mut Space,
         count: u64,
-    ) -> Result<HostCluster, Error> {
+    ) -> Result<Granted<'_, S>, Error> {
         let geometry = self.geometry();
         let entries = geometry.refcount_block_entries();
         // Within the block that counts the end, if it has room.
@@ -81,7 +81,7 @@ impl<S: Storage> Layer<S> {
         {
             space.end = space.end.max(grant.first + grant.count);
             if grant.count == count {
-                return Ok(HostCluster::new(grant.first));
+                return Ok(Granted::new(self, HostCluster::new(grant.first), count));
             }
             for cluster in grant.first..grant.first + grant.count {
                 self.set_refcount(space, cluster, 0).await?;
@@ -112,7 +112,7 @@ impl<S: Storage> Layer<S> {
         let plan =
             Plan { first_index, first: first_index * entries, blocks, table_clusters: count };
         self.write_area(space, &plan).await?;
-        Ok(HostCluster::new(plan.first + blocks))
+        Ok(Granted::new(self, HostCluster::new(plan.first + blocks), count))
     }
 
     /// Writes the blocks of a plan, and then the entries that name them.

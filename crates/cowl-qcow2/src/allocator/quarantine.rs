@@ -39,7 +39,7 @@ pub(crate) struct Quarantine {
     unlinked: Mutex<Vec<Item>>,
     /// The removal is durable.
     durable: Mutex<Vec<Item>>,
-    sweeping: async_lock::Mutex<()>,
+    sweeping: futures_util::lock::Mutex<()>,
 }
 
 /// What a commit makes durable; given back when that fails.
@@ -127,7 +127,7 @@ impl<S: Storage> Layer<S> {
         let writer = self.writer()?;
         let Some(_one_at_a_time) = writer.quarantine.sweeping.try_lock() else { return Ok(()) };
         // A punch that was dropped on its way must not land on a cluster's next owner.
-        self.settle().await;
+        self.recover().await?;
         self.metadata().latch().check()?;
         writer.epochs.advance();
         let items = writer.quarantine.take_free(&writer.epochs);

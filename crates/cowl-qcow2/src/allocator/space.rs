@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use cowl_format::{HostOffset, RefcountTableEntry};
-use cowl_storage::Storage;
+use cowl_format::{ByteCount, HostOffset, RefcountTableEntry};
+use cowl_storage::{Purpose, Storage};
 
 use crate::cache::RefBlock;
 use crate::flush::After;
@@ -29,6 +29,7 @@ pub(crate) struct Space {
     cursor: u64,
     /// From this cluster on the file has never had anything: it reads as zeros.
     pub(super) end: u64,
+    end_at_open: u64,
     freed: Vec<FreeRun>,
     /// Clusters that an entry in the file may name although nobody knows: never to be used.
     pub(super) burnt: Vec<u64>,
@@ -56,7 +57,16 @@ pub(crate) struct Grant {
 
 impl Space {
     pub(crate) fn new(table: Vec<RefcountTableEntry>, table_at: HostOffset, end: u64) -> Self {
-        Self { table, table_at, cursor: 1, end, freed: Vec::new(), burnt: Vec::new(), packed: None }
+        Self {
+            table,
+            table_at,
+            cursor: 1,
+            end,
+            end_at_open: end,
+            freed: Vec::new(),
+            burnt: Vec::new(),
+            packed: None,
+        }
     }
 
     /// Clusters whose refcount has become zero.
@@ -110,13 +120,46 @@ impl<S: Storage> Layer<S> {
             let first = space.end;
             // Beyond the end of the file, but somebody may have counted clusters there all the same.
             match self.take_free(space, first, want, Some(After::NOTHING)).await? {
-                Some(grant) => {
+                Some(mut grant) => {
                     space.end = space.end.max(grant.first + grant.count);
+                    grant.zeroed = self.extend_file(space.end).await;
                     return Ok(grant);
                 }
                 None => space.end = space.end.max(first + 1),
             }
         }
+    }
+
+    /// Makes the file long enough for `end` clusters: a power cut must not leave an entry that
+    /// points past its end. Returns what has to be durable before an entry; `None` where the file
+    /// cannot be made longer in advance, so that the data itself has to be.
+    async fn extend_file(&self, end: u64) -> Option<After> {
+        let writer = self.writer().ok()?;
+        let file = self.file();
+        let length = ByteCount::new(end * self.geometry().cluster_size());
+        if file.len().await.ok()? < length {
+            writer.change(file.set_len(length, Purpose::FileLength)).await.ok()?;
+            self.metadata().barriers().touch();
+        }
+        Some(self.metadata().barriers().next())
+    }
+
+    /// Cuts off what was reserved at the end of the file and never used.
+    pub(crate) async fn cut_file(&self) -> Result<(), Error> {
+        let writer = self.writer()?;
+        let mut space = writer.space.lock().await;
+        let mut end = space.end;
+        while space.end_at_open < end && self.refcount_in(&space, end - 1).await? == 0 {
+            end -= 1;
+        }
+        let file = self.file();
+        let length = ByteCount::new(end * self.geometry().cluster_size());
+        if end < space.end && length < file.len().await? {
+            space.end = end;
+            writer.change(file.set_len(length, Purpose::FileLength)).await?;
+            self.metadata().barriers().touch();
+        }
+        Ok(())
     }
 
     /// The first free cluster from the cursor on in the cursor's block, below the end. Moves the

@@ -143,6 +143,12 @@ impl Taken<'_> {
                 slice.table.remove_unclean();
             }
         }
+        self.stage_a_durable();
+    }
+
+    /// Blocks and new tables are in the file, and durable: from now on a table is one like any
+    /// other, whatever becomes of the entry that names it.
+    pub(crate) fn stage_a_durable(&mut self) {
         for taken in self.tables.drain(..) {
             for (number, _) in taken.dirty_slices {
                 if taken.table.loaded_slice(number).written() {

@@ -63,7 +63,7 @@ pub struct MetadataCaches<S: Storage> {
     barriers: Barriers<S>,
     latch: Latch,
     /// One write-back at a time.
-    write_back: async_lock::Mutex<()>,
+    write_back: futures_util::lock::Mutex<()>,
 }
 
 impl<S: Storage> MetadataCaches<S> {
@@ -98,7 +98,7 @@ impl<S: Storage> MetadataCaches<S> {
             dirty: Dirty::default(),
             barriers: Barriers::new(files),
             latch: Latch::default(),
-            write_back: async_lock::Mutex::new(()),
+            write_back: futures_util::lock::Mutex::new(()),
         }
     }
 
@@ -276,14 +276,14 @@ impl<S: Storage> MetadataCaches<S> {
     /// Everything that is dirty, for a commit. Fails to compile without holding the lock.
     pub(crate) fn take_dirty(
         &self,
-        _one_at_a_time: &async_lock::MutexGuard<'_, ()>,
+        _one_at_a_time: &futures_util::lock::MutexGuard<'_, ()>,
         with_blocks: bool,
     ) -> Taken<'_> {
         self.dirty.take(with_blocks)
     }
 
     /// The lock of whoever writes back.
-    pub(crate) fn write_back_lock(&self) -> &async_lock::Mutex<()> {
+    pub(crate) fn write_back_lock(&self) -> &futures_util::lock::Mutex<()> {
         &self.write_back
     }
 

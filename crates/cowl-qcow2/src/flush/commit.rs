@@ -52,7 +52,7 @@ impl<S: Storage> Layer<S> {
         if wanted <= commits.succeeded.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.settle().await;
+        self.recover().await?;
         if !self.metadata().dirty().is_empty() || self.l1().is_dirty() {
             // Not enough space for the next requests is their trouble, not this one's.
             self.reserve_ahead().await.ok();
@@ -70,7 +70,7 @@ impl<S: Storage> Layer<S> {
     pub(crate) async fn commit_refcounts(&self) -> Result<(), Error> {
         let writer = self.writer()?;
         let lock = self.metadata().write_back_lock().lock().await;
-        self.settle().await;
+        self.recover().await?;
         writer.commits.started.fetch_add(1, Ordering::SeqCst);
         self.commit_now(writer, &lock, true).await
     }
@@ -78,7 +78,7 @@ impl<S: Storage> Layer<S> {
     async fn commit_now(
         &self,
         writer: &Writer<S>,
-        lock: &async_lock::MutexGuard<'_, ()>,
+        lock: &futures_util::lock::MutexGuard<'_, ()>,
         with_blocks: bool,
     ) -> Result<(), Error> {
         self.metadata().latch().check()?;
@@ -100,7 +100,7 @@ impl<S: Storage> Layer<S> {
         if !barriers.has_returned(what_is_waited_for(&taken, &sectors)) {
             self.write_batch(writer, batch).await?;
             self.barrier().await?;
-            taken.blocks_durable();
+            taken.stage_a_durable();
             batch = Batch::default();
         }
         batch_slices(&taken, &mut batch);
