@@ -51,7 +51,7 @@ impl<S: Storage> Layer<S> {
         Ok(())
     }
 
-    async fn mark_clean(&self) -> Result<(), Error> {
+    pub(crate) async fn mark_clean(&self) -> Result<(), Error> {
         self.update_header(HeaderField::IncompatibleFeatures, |header| {
             header.incompatible = header.incompatible.without(IncompatibleFeatures::DIRTY);
         })

@@ -64,7 +64,7 @@ pub enum Error {
         /// That failure.
         reason: Arc<str>,
     },
-    /// The image has the dirty or the corrupt bit.
+    /// The image has the corrupt bit, or the dirty bit and more damage than wrong refcounts.
     #[error("'{}' {what}: it can be read, and has to be repaired before it is written to", path.display())]
     NeedsRepair {
         /// Which file.

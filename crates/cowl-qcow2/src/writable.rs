@@ -1,6 +1,7 @@
 //! Opening for writing: what a layer needs in addition.
 //!
-//! Nothing in the file changes here; see `first_write.rs`.
+//! Nothing in the file changes here (see `first_write.rs`), but for an image that was not closed
+//! while its refcounts were delayed: they are brought up to date first.
 
 use cowl_format::{
     CompatibleFeatures, Corruption, HostCluster, HostOffset, IncompatibleFeatures,
@@ -9,6 +10,7 @@ use cowl_format::{
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::allocator::{RoleMap, Space};
+use crate::check::{StaleRefcount, stale_refcounts};
 use crate::open::read_snapshots;
 use crate::writer::Writer;
 use crate::{Error, Layer};
@@ -25,8 +27,10 @@ impl<S: Storage> Layer<S> {
         if header.incompatible.contains(IncompatibleFeatures::CORRUPT) {
             return Err(needs_repair("is marked as corrupt"));
         }
+        let mut stale = Vec::new();
         if header.incompatible.contains(IncompatibleFeatures::DIRTY) {
-            return Err(needs_repair("was not closed, and its refcounts are out of date"));
+            let found = stale_refcounts(file.as_ref(), &header, self.offload().cloned()).await?;
+            stale = found.ok_or_else(|| needs_repair("was not closed, and is damaged"))?;
         }
         let needed = self.geometry().l1_entries_for(self.size().get());
         if u64::from(header.l1_entries) < needed {
@@ -38,8 +42,24 @@ impl<S: Storage> Layer<S> {
         let end = self.geometry().clusters_for(file.len().await?.get());
         let space = Space::new(table, header.refcount_table_offset, end);
         let is_lazy = header.compatible.contains(CompatibleFeatures::LAZY_REFCOUNTS);
+        let is_dirty = header.incompatible.contains(IncompatibleFeatures::DIRTY);
         self.add_writer(Writer::new(header, roles, space, is_lazy));
+        if is_dirty {
+            self.correct_refcounts(&stale).await?;
+        }
         Ok(())
+    }
+
+    /// Brings refcounts up to date that a process delayed and never wrote. Where a power cut
+    /// interrupts this, the dirty bit is still set.
+    async fn correct_refcounts(&self, stale: &[StaleRefcount]) -> Result<(), Error> {
+        let space = self.writer()?.space.lock().await;
+        for wrong in stale {
+            self.set_refcount(&space, wrong.cluster, wrong.references).await?;
+        }
+        drop(space);
+        self.commit_refcounts().await?;
+        self.mark_clean().await
     }
 
     async fn read_refcount_table(&self) -> Result<Vec<RefcountTableEntry>, Error> {

@@ -111,7 +111,8 @@ impl Dirty {
         if with_blocks {
             taken.take_blocks();
         }
-        self.bytes.store(4096 * lock(&self.blocks).len(), Ordering::Relaxed);
+        // Blocks that are left, because their writing is delayed, must not press for a write-back.
+        self.bytes.store(0, Ordering::Relaxed);
         taken
     }
 }

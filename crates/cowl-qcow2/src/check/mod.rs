@@ -70,6 +70,65 @@ impl<S> Check<'_, S> {
     }
 }
 
+impl<'a, S: Storage> Check<'a, S> {
+    async fn new(
+        file: &'a S,
+        header: &'a Header,
+        offload: Option<Arc<dyn Offload>>,
+        findings: &mut Findings,
+    ) -> Result<Self, Error> {
+        let file_length = file.len().await?.get();
+        let host_clusters = header.geometry.clusters_for(file_length);
+        let recorded = Recorded::read(file, header, host_clusters, findings).await?;
+        let references = References::new(host_clusters, header.geometry, file_length);
+        Ok(Self {
+            file,
+            header,
+            file_length,
+            budget: Budget::new(file_length),
+            recorded: Arc::new(recorded),
+            references: Arc::new(references),
+            offload,
+        })
+    }
+}
+
+/// A cluster whose refcount is not the number of its references.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StaleRefcount {
+    pub(crate) cluster: u64,
+    pub(crate) references: u64,
+}
+
+/// The refcounts that are wrong in an image whose tables are right otherwise; `None` when they are
+/// not, and only a repair can help.
+pub(crate) async fn stale_refcounts<S: Storage>(
+    file: &S,
+    header: &Header,
+    offload: Option<Arc<dyn Offload>>,
+) -> Result<Option<Vec<StaleRefcount>>, Error> {
+    if HOST_CLUSTERS_MAX < header.geometry.clusters_for(file.len().await?.get()) {
+        return Ok(None);
+    }
+    let mut findings = Findings::default();
+    let check = Check::new(file, header, offload, &mut findings).await?;
+    let mut report = CheckReport::new(header);
+    // What it says about flags depends on refcounts, which are wrong.
+    owners::count(&check, &mut report, &mut findings, &()).await?;
+    compare::refcount_blocks(&check, &mut findings);
+    check.references.report_lost(&mut findings);
+    if !findings.is_empty() || check.recorded.has_unknown() {
+        return Ok(None);
+    }
+    let clusters = 0..check.references.end();
+    let stale = clusters.filter_map(|cluster| {
+        let references = check.references.get(cluster);
+        (check.recorded.get(cluster) != Some(references))
+            .then_some(StaleRefcount { cluster, references })
+    });
+    Ok(Some(stale.collect()))
+}
+
 /// Checks the metadata of an image. Reads only; changes nothing.
 ///
 /// What is wrong with the image is in the report; an error means that the check itself could not go
@@ -86,17 +145,7 @@ pub async fn check<S: Storage>(
         return Ok(CheckReport::too_large());
     }
     let mut findings = Findings::default();
-    let recorded = Recorded::read(file, header, host_clusters, &mut findings).await?;
-    let references = References::new(host_clusters, header.geometry, file_length);
-    let check = Check {
-        file,
-        header,
-        file_length,
-        budget: Budget::new(file_length),
-        recorded: Arc::new(recorded),
-        references: Arc::new(references),
-        offload,
-    };
+    let check = Check::new(file, header, offload, &mut findings).await?;
     let mut report = CheckReport::new(header);
     let copied = owners::count(&check, &mut report, &mut findings, progress).await?;
     compare::refcount_blocks(&check, &mut findings);

@@ -143,6 +143,11 @@ impl Findings {
         }
     }
 
+    /// Whether nothing was found, leaks included.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0
+    }
+
     /// Counts a finding `times` times and lists it once.
     pub(crate) fn add(&mut self, kind: FindingKind, times: u64, text: impl FnOnce() -> String) {
         match kind {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cowl_block::{BlockDevice, RawImage, RawOptions, ZeroRequest};
-use cowl_format::{ByteCount, GuestOffset};
+use cowl_format::{ByteCount, GuestOffset, IncompatibleFeatures};
 use cowl_qcow2::{
     BeyondEnd, BuilderFiles, CacheLimits, CreateOptions, Image, Layer, LayerFiles, LayerOptions,
     Preallocation, check, create, read_header,
@@ -76,6 +76,12 @@ impl Subject {
         if let Some(at) = bytes.iter().zip(&self.model).position(|(a, b)| a != b) {
             panic!("{what}: byte {at:#x} is {:#x} and not {:#x}", bytes[at], self.model[at]);
         }
+    }
+
+    /// Whether the refcounts are out of date.
+    pub(crate) fn is_dirty(&self) -> bool {
+        let header = block_on(read_header(self.file.as_ref())).unwrap();
+        header.incompatible.contains(IncompatibleFeatures::DIRTY)
     }
 
     /// Checks the metadata: no corruption, and no more leaks than this.
