@@ -1,6 +1,7 @@
 //! The write engine against a plain model: every operation on images of every geometry.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panic")]
 
+mod barriers;
 mod concurrent;
 mod differential;
 mod subject;
