@@ -199,7 +199,8 @@ impl L2Entry {
         Self { raw: self.raw & !COPIED, bitmap: self.bitmap }
     }
 
-    /// The same host cluster, if any, with another bitmap: an extended entry that is not compressed.
+    /// The same host cluster, if any, with another bitmap: an extended entry that is not
+    /// compressed.
     #[must_use]
     pub fn with_bitmap(self, bitmap: SubclusterBitmap) -> Self {
         assert!(!self.is_compressed());

@@ -32,6 +32,10 @@ impl<S: Storage> Layer<S> {
         if !writer.first_write.is_initialized() {
             return Ok(());
         }
+        let is_delayed = writer.is_lazy();
+        if is_delayed && !Edge::AllBeforeClean.holds() {
+            self.mark_clean().await?;
+        }
         self.commit().await?;
         for _ in 0..COMMITS_MAX {
             if writer.quarantine.is_empty() {
@@ -45,7 +49,7 @@ impl<S: Storage> Layer<S> {
         // An error here leaves a file that is longer than it has to be.
         self.cut_file().await.ok();
         self.commit_refcounts().await?;
-        if writer.is_lazy() && Edge::AllBeforeClean.holds() {
+        if is_delayed && Edge::AllBeforeClean.holds() {
             self.mark_clean().await?;
         }
         Ok(())

@@ -65,7 +65,10 @@ pub enum Error {
         reason: Arc<str>,
     },
     /// The image has the corrupt bit, or the dirty bit and more damage than wrong refcounts.
-    #[error("'{}' {what}: it can be read, and has to be repaired before it is written to", path.display())]
+    #[error(
+        "'{}' {what}: it can be read, and has to be repaired before it is written to",
+        path.display()
+    )]
     NeedsRepair {
         /// Which file.
         path: PathBuf,

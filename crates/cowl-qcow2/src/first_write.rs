@@ -1,13 +1,14 @@
 //! What happens once, before an image is changed for the first time.
 //!
-//! Opening an image for writing changes nothing. The first write, discard or resize marks what it is
-//! about to make stale: bitmaps that would have to record the write and are not kept up yet, feature
-//! bits of others that say "nobody but me wrote this", and the dirty bit where refcounts are
-//! delayed. All of it is durable before the guest's bytes are.
+//! Opening an image for writing changes nothing. The first write, discard or resize marks what it
+//! is about to make stale: bitmaps that would have to record the write and are not kept up yet,
+//! feature bits of others that say "nobody but me wrote this", and the dirty bit where refcounts
+//! are delayed. All of it is durable before the guest's bytes are.
 
 use cowl_format::{AutoclearFeatures, Header, HeaderField, HostOffset, IncompatibleFeatures};
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
+use crate::flush::Edge;
 use crate::open::read_bitmaps;
 use crate::writer::Writer;
 use crate::{Error, Layer};
@@ -34,7 +35,8 @@ impl<S: Storage> Layer<S> {
             let field = HeaderField::AutoclearFeatures;
             self.update_header(field, |header| header.autoclear = known).await?;
         }
-        if writer.is_lazy() && !header.incompatible.contains(IncompatibleFeatures::DIRTY) {
+        let is_marked = header.incompatible.contains(IncompatibleFeatures::DIRTY);
+        if writer.is_lazy() && !is_marked && Edge::DirtyBitBeforeDelay.holds() {
             let field = HeaderField::IncompatibleFeatures;
             self.update_header(field, |header| {
                 header.incompatible = header.incompatible.union(IncompatibleFeatures::DIRTY);
@@ -59,7 +61,7 @@ impl<S: Storage> Layer<S> {
             writer.change(self.file().write(at, bytes, Purpose::Bitmap)).await.0?;
             was_marked = true;
         }
-        if was_marked {
+        if was_marked && Edge::BitmapMarkBeforeWrite.holds() {
             self.barrier().await?;
         }
         Ok(())

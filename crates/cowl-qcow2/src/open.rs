@@ -144,9 +144,9 @@ pub(crate) async fn read_l1<S: Storage>(
 impl<S: Storage> Layer<S> {
     /// Opens a layer.
     ///
-    /// Images with the dirty or corrupt bit are readable. For writing, one with the dirty bit gets its
-    /// refcounts corrected first, and one with the corrupt bit is refused. Encrypted ones are refused, as is an
-    /// image with an external data file when `files` has none.
+    /// Images with the dirty or corrupt bit are readable. For writing, one with the dirty bit gets
+    /// its refcounts corrected first, and one with the corrupt bit is refused. Encrypted ones are
+    /// refused, as is an image with an external data file when `files` has none.
     pub async fn open(
         files: LayerFiles<S>,
         header: Header,

@@ -128,8 +128,8 @@ impl<S: Storage> Layer<S> {
         }
     }
 
-    /// Settles, and writes the header anew where an update of it was dropped on its way: it is as it
-    /// was before that update.
+    /// Settles, and writes the header anew where an update of it was dropped on its way: it is as
+    /// it was before that update.
     pub(crate) async fn recover(&self) -> Result<(), Error> {
         self.settle().await;
         let Ok(writer) = self.writer() else { return Ok(()) };

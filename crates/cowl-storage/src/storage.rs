@@ -18,9 +18,9 @@ pub type IoResult<T, B = IoBuffer> = (Result<T, StorageError>, B);
 /// What a driver and its file can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Reads and writes whose offset and length are multiples of this go straight to the file; others
-    /// pass through a buffer, and writes among them exclude each other. In bytes; 1 when any will
-    /// do.
+    /// Reads and writes whose offset and length are multiples of this go straight to the file;
+    /// others pass through a buffer, and writes among them exclude each other. In bytes; 1 when any
+    /// will do.
     pub io_alignment: u32,
     /// The same for the start of their memory, in bytes.
     pub memory_alignment: u32,

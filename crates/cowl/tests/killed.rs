@@ -1,7 +1,7 @@
 //! A process that is killed while it writes: what it flushed is there, and only reservations leak.
 //!
-//! The test starts itself as the writer, which tells on a pipe what it is about to write and what it
-//! has flushed, and is killed at some moment. 200 times over, on one image.
+//! The test starts itself as the writer, which tells on a pipe what it is about to write and what
+//! it has flushed, and is killed at some moment. 200 times over, on one image.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

@@ -14,6 +14,7 @@ use cowl_storage::{Purpose, Storage};
 
 use crate::allocator::space::Space;
 use crate::cache::DecodedKey;
+use crate::flush::Edge;
 use crate::request::Epochs;
 use crate::writer::Writer;
 use crate::{Error, Layer};
@@ -51,7 +52,11 @@ pub(crate) struct Unlinked<'a> {
 impl Quarantine {
     /// A pointer was removed in memory, in an entry that is dirty by now.
     pub(crate) fn add_unlinked(&self, what: Reference, epochs: &Epochs) {
-        lock(&self.unlinked).push(Item { what, epoch: epochs.now() });
+        let list = match Edge::UnlinkBeforeReuse.holds() {
+            true => &self.unlinked,
+            false => &self.durable,
+        };
+        lock(list).push(Item { what, epoch: epochs.now() });
     }
 
     /// These clusters have a reference that no pointer in the file has ever had, or has any more.

@@ -118,7 +118,8 @@ impl<S: Storage> Layer<S> {
         }
         loop {
             let first = space.end;
-            // Beyond the end of the file, but somebody may have counted clusters there all the same.
+            // Beyond the end of the file, but somebody may have counted clusters there all the
+            // same.
             match self.take_free(space, first, want, Some(After::NOTHING)).await? {
                 Some(mut grant) => {
                     space.end = space.end.max(grant.first + grant.count);

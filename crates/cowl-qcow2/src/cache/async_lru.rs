@@ -11,9 +11,10 @@
 //!   - The limit is in bytes. When it is passed, the entries longest unused go, an eighth of the
 //!     limit at a time, so that the search for them is paid once for many misses. A value still in
 //!     use elsewhere lives until its last user is done.
-//!   - A value with changes that are not written yet is never evicted: [`AsyncLruCacheBackend::retire`]
-//!     has the last word. When nothing can go the cache holds more than its limit; whoever makes
-//!     changes waits for a write-back, and never fails for lack of room.
+//!   - A value with changes that are not written yet is never evicted:
+//!     [`AsyncLruCacheBackend::retire`] has the last word. When nothing can go the cache holds more
+//!     than its limit; whoever makes changes waits for a write-back, and never fails for lack of
+//!     room.
 //!
 //! Values may grow after they were loaded (an L2 table loads its slices one by one); they report it
 //! through their [`Charge`], which takes everything back when the value is dropped.

@@ -1,7 +1,7 @@
 //! What the caches hold that the file does not have yet.
 //!
-//! Lists of what to write, not of what to keep: a slice or block is on its list once, from its first
-//! change until a write-back takes it.
+//! Lists of what to write, not of what to keep: a slice or block is on its list once, from its
+//! first change until a write-back takes it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -150,8 +150,8 @@ impl L2Slice {
         !changes.is_dirty
     }
 
-    /// The copy taken last did not get into the file, or nobody knows. Returns whether the slice has
-    /// to be put on the list again.
+    /// The copy taken last did not get into the file, or nobody knows. Returns whether the slice
+    /// has to be put on the list again.
     pub(crate) fn not_written(&self, after: After) -> bool {
         let mut changes = self.changes();
         changes.is_written_now = false;

@@ -133,3 +133,50 @@ pub fn ignore_edge(edge: Option<Edge>) {
     let number = edge.map_or(0, |edge| edge as u8);
     canary::IGNORED.store(number, core::sync::atomic::Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::{Edge, ORDER};
+
+    /// The table of `docs/internals/flush_order.md`.
+    fn document() -> String {
+        let mut text = String::from(
+            "# The order of durable writes\n\n\
+             Printed from `crates/cowl-qcow2/src/flush/order.rs` by its test;\n\
+             `COWL_WRITE_DOCS=1 cargo test -p cowl-qcow2 order` writes it anew.\n\n\
+             The first has to be durable before the second is written.\n\n\
+             | edge | first | then | otherwise | kept by |\n\
+             |---|---|---|---|---|\n",
+        );
+        for rule in ORDER {
+            let (edge, first, then) = (rule.edge, rule.first, rule.then);
+            let (otherwise, kept_by) = (rule.otherwise, rule.kept_by);
+            writeln!(text, "| `{edge:?}` | {first} | {then} | {otherwise} | {kept_by} |")
+                .expect("writing to memory");
+        }
+        text
+    }
+
+    #[test]
+    fn the_document_is_the_table() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/internals/flush_order.md");
+        if std::env::var_os("COWL_WRITE_DOCS").is_some() {
+            std::fs::write(&path, document()).expect("the folder is there");
+        }
+        let found = std::fs::read_to_string(&path).expect("the document is there");
+        assert_eq!(found, document());
+    }
+
+    #[test]
+    fn every_edge_is_in_the_table_once_and_holds() {
+        for (number, rule) in (1..).zip(ORDER) {
+            assert_eq!(rule.edge as u8, number);
+            assert!(rule.edge.holds());
+        }
+        assert_eq!(ORDER.last().expect("seven").edge, Edge::BitmapMarkBeforeWrite);
+    }
+}

@@ -1,8 +1,8 @@
 //! Changing mappings: the L2 entries of guest clusters that the caller has claimed.
 //!
 //! An entry changes in memory at once and in the file with a later commit, which waits for what the
-//! caller says. Whatever an old entry pointed to goes into quarantine, and so stays what it is until
-//! nothing in the file and no request in flight points to it.
+//! caller says. Whatever an old entry pointed to goes into quarantine, and so stays what it is
+//! until nothing in the file and no request in flight points to it.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub(crate) struct Change {
 }
 
 impl<S: Storage> Layer<S> {
-    /// Replaces the entry of a cluster. `change` sees the old entry and says what comes in its place;
-    /// `None` leaves it. It may be called again.
+    /// Replaces the entry of a cluster. `change` sees the old entry and says what comes in its
+    /// place; `None` leaves it. It may be called again.
     ///
     /// Nothing is awaited once the entry has changed: what the caller does right behind the call
     /// happens whenever the change did.

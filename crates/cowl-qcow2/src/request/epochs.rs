@@ -1,8 +1,8 @@
 //! Which requests are in flight, by epoch.
 //!
 //! A request that looks at a mapping and then reads or writes the host cluster found there pins the
-//! current epoch. A cluster that was unlinked in epoch e may be reused once every request of epoch e
-//! and before is done: nobody can still be on its way to it. No lock and no list: a request adds
+//! current epoch. A cluster that was unlinked in epoch e may be reused once every request of epoch
+//! e and before is done: nobody can still be on its way to it. No lock and no list: a request adds
 //! one to a counter of its thread's own line, and takes it away again.
 //!
 //! Two counters a shard are enough. The epoch advances from e to e + 1 only when no request of

@@ -1,5 +1,5 @@
-//! Writing: in place where the guest's bytes have a host cluster of their own, and into new clusters
-//! elsewhere.
+//! Writing: in place where the guest's bytes have a host cluster of their own, and into new
+//! clusters elsewhere.
 //!
 //!   request -> runs -> in place: one I/O, no metadata
 //!                   -> else: claim the guest clusters, look again, take host clusters, write data
@@ -58,8 +58,9 @@ impl<S: Storage> Image<S> {
     /// Writes `bytes` at guest offset `at`: any offset and length within the disk.
     ///
     /// Not durable before a [`flush`](Self::flush). After an error the range has the old bytes, the
-    /// new ones, or some of each. Dropping the future does not cancel what the host is doing already:
-    /// the range then has the old bytes, the new ones, or some of each, and nothing else is touched.
+    /// new ones, or some of each. Dropping the future does not cancel what the host is doing
+    /// already: the range then has the old bytes, the new ones, or some of each, and nothing else
+    /// is touched.
     pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
         self.check_range(at, ByteCount::from_usize(bytes.len()))?;
         let writer = self.top().before_change().await?;
@@ -321,8 +322,8 @@ impl<S: Storage> Layer<S> {
         }
     }
 
-    /// Whether a partial write has to bring the rest of the cluster along: it lies in a host cluster
-    /// that the new entry will not name.
+    /// Whether a partial write has to bring the rest of the cluster along: it lies in a host
+    /// cluster that the new entry will not name.
     fn copies_whole_clusters(&self, run: &Run) -> bool {
         match run.kind {
             RunKind::Data { .. } | RunKind::Compressed { .. } => true,

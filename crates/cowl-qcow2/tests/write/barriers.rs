@@ -47,7 +47,8 @@ fn write_and_flush(file: &Traced, image: &Image<Traced>, first: u64, count: u64)
         block_on(image.write_from(at, &[7; 4096])).unwrap();
         block_on(BlockDevice::flush(image)).unwrap();
     }
-    let barriers = file.trace().records().iter().filter(|e| e.operation == Operation::Barrier).count();
+    let barriers =
+        file.trace().records().iter().filter(|e| e.operation == Operation::Barrier).count();
     (barriers as u64, image.stats().reservations - reservations)
 }
 
@@ -88,6 +89,7 @@ fn a_flush_of_many_tables_costs_two_at_most() {
     }
     file.trace().take();
     block_on(BlockDevice::flush(&image)).unwrap();
-    let barriers = file.trace().records().iter().filter(|e| e.operation == Operation::Barrier).count();
+    let barriers =
+        file.trace().records().iter().filter(|e| e.operation == Operation::Barrier).count();
     assert!(barriers <= 2, "{barriers}");
 }
