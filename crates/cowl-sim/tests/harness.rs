@@ -72,7 +72,6 @@ fn one_seed_gives_one_log() {
 /// Probably because of async-lock's mutex, which looks at the clock: who waited 500 microseconds is
 /// served first.
 #[test]
-#[ignore = "fails now and then: see the comment"]
 fn one_seed_of_the_engine_gives_one_log() {
     check_repeats(&[SubjectKind::Qcow2]);
 }

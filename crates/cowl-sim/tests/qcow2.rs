@@ -52,7 +52,6 @@ fn every_crash_state_of_the_known_mistakes_is_legal() {
 }
 
 #[test]
-#[ignore = "fails: L1 growth, shrinking an overlay, entries past the end of the file"]
 fn histories_of_the_engine_break_no_rule() {
     for seed in 0..60 {
         let plan = Plan::new(SubjectKind::Qcow2, seed);
@@ -62,7 +61,6 @@ fn histories_of_the_engine_break_no_rule() {
 }
 
 #[test]
-#[ignore = "fails: L1 growth, entries past the end of the file"]
 fn every_crash_state_of_small_histories_is_legal() {
     let small = (0..20).map(|seed| Plan::new(SubjectKind::Qcow2, seed));
     let known = SCENARIOS.iter().map(|it| Plan::new(SubjectKind::Scenario(*it), 1));
