@@ -69,8 +69,6 @@ fn one_seed_gives_one_log() {
     check_repeats(&[SubjectKind::Raw, SubjectKind::Toy(ToyFault::None)]);
 }
 
-/// Probably because of async-lock's mutex, which looks at the clock: who waited 500 microseconds is
-/// served first.
 #[test]
 fn one_seed_of_the_engine_gives_one_log() {
     check_repeats(&[SubjectKind::Qcow2]);

@@ -62,7 +62,8 @@ fn histories_of_the_engine_break_no_rule() {
 
 #[test]
 fn every_crash_state_of_small_histories_is_legal() {
-    let small = (0..20).map(|seed| Plan::new(SubjectKind::Qcow2, seed));
+    // More of them: `cargo xtask sim --exhaustive`.
+    let small = (0..3).map(|seed| Plan::new(SubjectKind::Qcow2, seed));
     let known = SCENARIOS.iter().map(|it| Plan::new(SubjectKind::Scenario(*it), 1));
     for plan in small.chain(known).map(Plan::exhaustive) {
         let report = run(&plan, Effort::of(&plan));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cowl_format::GuestCluster;
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 
 /// The claims of one image.
 #[derive(Default)]
@@ -42,7 +42,19 @@ impl Claims {
         }
     }
 
-    fn try_claim(&self, first: u64, end: u64) -> Result<Claim<'_>, event_listener::EventListener> {
+    /// Claims the clusters if nobody has any of them; otherwise waits for whoever does, and claims
+    /// nothing: what the caller wanted to do may be done.
+    pub(crate) async fn claim_or_wait(&self, first: GuestCluster, count: u64) -> Option<Claim<'_>> {
+        match self.try_claim(first.get(), first.get() + count) {
+            Ok(claim) => Some(claim),
+            Err(released) => {
+                released.await;
+                None
+            }
+        }
+    }
+
+    fn try_claim(&self, first: u64, end: u64) -> Result<Claim<'_>, EventListener> {
         let mut ranges = self.lock();
         // Ranges do not overlap, so only the last one that starts before our end can reach into it.
         if let Some((_, range)) = ranges.range(..end).next_back()

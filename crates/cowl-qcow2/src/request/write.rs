@@ -166,17 +166,18 @@ impl<S: Storage> Image<S> {
             let rest = (bytes.len() - done) as u64;
             let count = geometry.clusters_for(skip + rest).min(CLAIM_MAX);
             let rest = rest.min(count * geometry.cluster_size() - skip);
-            let claim = writer.claims.claim(geometry.guest_cluster(at), count).await;
-            // Somebody else may have been here while we waited.
+            let claim = writer.claims.claim_or_wait(geometry.guest_cluster(at), count).await;
+            // Somebody else may have been here meanwhile: then there is nothing left to claim for.
             let run = top.lookup(at, ByteCount::new(rest)).await?;
             let part = &bytes[done..done + run.length.as_usize()];
-            done += match top.in_place(&run) {
-                Some(host) => {
+            done += match (top.in_place(&run), &claim) {
+                (Some(host), _) => {
                     drop(claim);
                     top.put(host, part).await?;
                     part.len()
                 }
-                None => self.write_new(at, part, &run).await?,
+                (None, Some(_)) => self.write_new(at, part, &run).await?,
+                (None, None) => 0,
             };
         }
         Ok(())
