@@ -15,6 +15,7 @@ mod layer;
 mod open;
 mod writable;
 
+mod background;
 mod close;
 mod first_write;
 mod resize;

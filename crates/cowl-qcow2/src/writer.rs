@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use async_lock::OnceCell;
 use cowl_format::{Header, HeaderField};
 use cowl_storage::{IoBuffer, Purpose, Storage};
+use event_listener::Event;
 
 use crate::allocator::{Arenas, Quarantine, RoleMap, Space};
 use crate::flush::Commits;
@@ -32,6 +33,10 @@ pub(crate) struct Writer<S> {
     table_locks: [futures_util::lock::Mutex<()>; TABLE_LOCKS],
     header: Mutex<Header>,
     header_lock: futures_util::lock::Mutex<()>,
+    /// Told when much waits to be written.
+    pub(crate) pressed: Event,
+    /// Whether something waited to be written when the clock was last heard.
+    pub(crate) waited_at_tick: AtomicBool,
     /// Fields of the header in the file that may differ from the one in memory.
     unsure: Mutex<Vec<HeaderField>>,
     is_unsure: AtomicBool,
@@ -70,6 +75,8 @@ impl<S: Storage> Writer<S> {
             table_locks: Default::default(),
             header: Mutex::new(header),
             header_lock: futures_util::lock::Mutex::new(()),
+            pressed: Event::new(),
+            waited_at_tick: AtomicBool::new(false),
             unsure: Mutex::default(),
             is_unsure: AtomicBool::new(false),
             is_lazy,

@@ -425,8 +425,11 @@ impl<S: Storage> Layer<S> {
 
     /// Waits for a write-back when much is waiting to be written.
     pub(crate) async fn make_room(&self) -> Result<(), Error> {
-        if self.dirty_max() < self.metadata().dirty().bytes() {
+        let waiting = self.metadata().dirty().bytes();
+        if self.dirty_max() < waiting {
             self.commit().await?;
+        } else if self.dirty_max() / 2 < waiting {
+            self.writer()?.pressed.notify(1);
         }
         Ok(())
     }

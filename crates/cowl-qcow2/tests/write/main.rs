@@ -4,4 +4,5 @@
 mod barriers;
 mod concurrent;
 mod differential;
+mod resize;
 mod subject;
