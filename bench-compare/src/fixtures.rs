@@ -79,6 +79,11 @@ impl Fixtures {
         Ok(path)
     }
 
+    /// Where [`plain`](Self::plain) is, if it is there.
+    pub(crate) fn plain_path(&self) -> PathBuf {
+        self.path("plain.qcow2")
+    }
+
     /// The same bytes in an uncompressed image.
     pub(crate) fn plain(&self) -> Result<PathBuf, String> {
         let source = self.binaries()?;

@@ -49,7 +49,7 @@ pub(crate) fn groups(options: &Options) -> Vec<Group> {
 }
 
 fn row(key: &'static str, title: String, unit: Unit, ratio: f64) -> Row {
-    Row { key, title, unit, bar: Bar { reference: Contender::Qemu, ratio } }
+    Row { key, title, unit, bars: vec![Bar { reference: Contender::Qemu, ratio }] }
 }
 
 fn seconds(program: &Path, arguments: &[String]) -> Sample {

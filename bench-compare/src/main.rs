@@ -18,6 +18,8 @@ mod readers;
 mod report;
 mod row;
 mod sys;
+mod write_rows;
+mod writers;
 
 use std::process::ExitCode;
 
@@ -65,6 +67,7 @@ fn run(options: &Options) -> Result<(), String> {
 
 fn groups(options: &Options) -> Vec<Group> {
     let mut groups = read_rows::groups(options);
+    groups.extend(write_rows::groups(options));
     groups.extend(job_rows::groups(options));
     groups
 }

@@ -66,8 +66,8 @@ fn zstd(fixtures: &Fixtures) -> Result<PathBuf, String> {
 }
 
 fn row(key: &'static str, title: &str, reference: Contender, ratio: f64) -> Row {
-    let bar = Bar { reference, ratio };
-    Row { key, title: title.to_owned(), unit: Unit::PerSecond, bar }
+    let bars = vec![Bar { reference, ratio }];
+    Row { key, title: title.to_owned(), unit: Unit::PerSecond, bars }
 }
 
 /// Adds a contender that reads the image.

@@ -4,15 +4,14 @@ use serde_json::{Value, json};
 
 use crate::measure::{Samples, median};
 use crate::options::Options;
-use crate::row::{Contender, Group, Unit};
+use crate::row::{Bar, Contender, Group, Unit};
 
 /// A finished row.
 struct Line {
     key: &'static str,
     title: String,
     unit: Unit,
-    reference: Contender,
-    bar: f64,
+    bars: Vec<Bar>,
     samples: Vec<(Contender, Result<Vec<f64>, String>)>,
 }
 
@@ -23,30 +22,43 @@ impl Line {
     }
 
     /// cowl's median divided by the reference's.
-    fn ratio(&self) -> Option<f64> {
-        Some(self.median(Contender::Cowl)? / self.median(self.reference)?)
+    fn ratio(&self, bar: Bar) -> Option<f64> {
+        Some(self.median(Contender::Cowl)? / self.median(bar.reference)?)
     }
 
-    fn is_met(&self) -> Option<bool> {
-        let ratio = self.ratio()?;
-        Some(if self.unit.more_is_better() { self.bar <= ratio } else { ratio <= self.bar })
+    fn is_met(&self, bar: Bar) -> Option<bool> {
+        let ratio = self.ratio(bar)?;
+        Some(if self.unit.more_is_better() { bar.ratio <= ratio } else { ratio <= bar.ratio })
     }
 
-    fn bar_text(&self) -> String {
+    fn are_all_met(&self) -> bool {
+        self.bars.iter().all(|bar| self.is_met(*bar) == Some(true))
+    }
+
+    /// The last columns of the table.
+    fn bar_text(&self, bar: Bar) -> String {
         let sign = if self.unit.more_is_better() { ">=" } else { "<=" };
-        format!("{sign} {} x {}", self.bar, self.reference.name())
+        let ratio = self.ratio(bar).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let met = match self.is_met(bar) {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "?",
+        };
+        let text = format!("{sign} {} x {}", bar.ratio, bar.reference.name());
+        format!("{ratio:>8}  {text:18} {met}")
     }
 }
 
 /// All rows so far.
 pub(crate) struct Report {
     lines: Vec<Line>,
+    remarks: Vec<String>,
     wanted: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(options: &Options) -> Self {
-        Self { lines: Vec::new(), wanted: options.rows.clone() }
+        Self { lines: Vec::new(), remarks: Vec::new(), wanted: options.rows.clone() }
     }
 
     pub(crate) fn add(&mut self, group: &Group, result: Vec<(Contender, Samples)>) {
@@ -59,13 +71,13 @@ impl Report {
                 key: row.key,
                 title: row.title.clone(),
                 unit: row.unit,
-                reference: row.bar.reference,
-                bar: row.bar.ratio,
+                bars: row.bars.clone(),
                 samples: result.iter().map(|(who, samples)| (*who, of_row(samples))).collect(),
             };
             print_line(&line, None);
             self.lines.push(line);
         }
+        self.remarks.extend((group.note)());
     }
 
     pub(crate) fn print(&self) {
@@ -85,12 +97,11 @@ impl Report {
         for (number, note) in (1..).zip(&notes) {
             println!("{:>4} {note}", format!("-{number}"));
         }
-        let missed: Vec<&str> = self
-            .lines
-            .iter()
-            .filter(|line| line.is_met() != Some(true))
-            .map(|line| line.key)
-            .collect();
+        for remark in &self.remarks {
+            println!("     {remark}");
+        }
+        let missed: Vec<&str> =
+            self.lines.iter().filter(|line| !line.are_all_met()).map(|line| line.key).collect();
         match missed.as_slice() {
             [] => println!("\nEvery bar is met."),
             missed => println!("\nNot met: {}", missed.join(", ")),
@@ -103,7 +114,11 @@ impl Report {
     pub(crate) fn write_json(&self, options: &Options) -> Result<(), String> {
         let Some(path) = &options.json else { return Ok(()) };
         let rows: Vec<Value> = self.lines.iter().map(line_json).collect();
-        let text = serde_json::to_string_pretty(&json!({ "quick": options.quick, "rows": rows }));
+        let text = serde_json::to_string_pretty(&json!({
+            "quick": options.quick,
+            "rows": rows,
+            "remarks": self.remarks,
+        }));
         let text = text.map_err(|error| error.to_string())?;
         std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
     }
@@ -130,13 +145,12 @@ fn print_line(line: &Line, notes: Option<&mut Vec<String>>) {
         };
         text.push_str(&format!("{cell:>11}"));
     }
-    let ratio = line.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-    let met = match line.is_met() {
-        Some(true) => "yes",
-        Some(false) => "NO",
-        None => "?",
-    };
-    println!("{text}{ratio:>8}  {:18} {met}", line.bar_text());
+    let width = text.chars().count();
+    for bar in &line.bars {
+        println!("{text:width$}{}", line.bar_text(*bar));
+        // Further bars of the same numbers stand below the first.
+        text.clear();
+    }
 }
 
 fn number(unit: Unit, value: f64) -> String {
@@ -164,13 +178,24 @@ fn line_json(line: &Line) -> Value {
         };
         contenders.insert(contender.name().to_owned(), value);
     }
+    let bars: Vec<Value> = line
+        .bars
+        .iter()
+        .map(|bar| {
+            json!({
+                "reference": bar.reference.name(),
+                "bar": bar.ratio,
+                "ratio": line.ratio(*bar),
+                "met": line.is_met(*bar),
+            })
+        })
+        .collect();
     json!({
         "key": line.key,
         "title": line.title.trim(),
         "unit": unit,
         "contenders": contenders,
-        "bar": { "reference": line.reference.name(), "ratio": line.bar },
-        "ratio": line.ratio(),
-        "met": line.is_met(),
+        "bars": bars,
+        "met": line.are_all_met(),
     })
 }

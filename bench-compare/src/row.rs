@@ -60,7 +60,8 @@ pub(crate) struct Row {
     pub(crate) key: &'static str,
     pub(crate) title: String,
     pub(crate) unit: Unit,
-    pub(crate) bar: Bar,
+    /// All have to be met.
+    pub(crate) bars: Vec<Bar>,
 }
 
 /// One number for each row of the group, or why this contender has none.
@@ -69,6 +70,9 @@ pub(crate) type Sample = Result<Vec<f64>, String>;
 /// Does the work once.
 pub(crate) type Work = Box<dyn Fn(&Fixtures) -> Sample>;
 
+/// Something around the samples of a group.
+pub(crate) type Step = Box<dyn Fn(&Fixtures) -> Result<(), String>>;
+
 /// Rows that one piece of work fills.
 pub(crate) struct Group {
     pub(crate) rows: Vec<Row>,
@@ -76,9 +80,11 @@ pub(crate) struct Group {
     /// Work that takes minutes is repeated less often.
     pub(crate) repeat_max: usize,
     /// Runs once before the first sample.
-    pub(crate) prepare: Box<dyn Fn(&Fixtures) -> Result<(), String>>,
+    pub(crate) prepare: Step,
     /// Runs once after the last sample: did everybody do the same work?
-    pub(crate) verify: Box<dyn Fn(&Fixtures) -> Result<(), String>>,
+    pub(crate) verify: Step,
+    /// What else there is to say after the last sample.
+    pub(crate) note: Box<dyn Fn() -> Option<String>>,
 }
 
 impl Group {
@@ -89,6 +95,7 @@ impl Group {
             repeat_max: usize::MAX,
             prepare: Box::new(|_| Ok(())),
             verify: Box::new(|_| Ok(())),
+            note: Box::new(|| None),
         }
     }
 

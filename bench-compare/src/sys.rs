@@ -87,7 +87,14 @@ pub(crate) fn sync() {
     unsafe { libc::sync() };
 }
 
-/// Blocks of memory that a ring reads into, each owned by one request at a time.
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+/// Blocks of memory that a ring reads into or writes from, each owned by one request at a time.
 pub(crate) struct RingBlocks {
     // Moved nowhere while the ring is there: dropped after it.
     ring: IoUring,
@@ -103,29 +110,44 @@ impl RingBlocks {
         Ok(Self { ring: IoUring::new(count)?, memory, block, in_flight: 0 })
     }
 
-    /// Starts reading block number `slot`, which is not in flight, from `at`.
-    pub(crate) fn start(&mut self, file: &File, slot: usize, at: u64) -> io::Result<()> {
+    /// Fills all blocks. None is in flight.
+    pub(crate) fn fill(&mut self, byte: u8) {
+        assert_eq!(self.in_flight, 0);
+        self.memory.fill(byte);
+    }
+
+    /// Starts reading or writing block number `slot`, which is not in flight, at `at`.
+    pub(crate) fn start(
+        &mut self,
+        file: &File,
+        slot: usize,
+        at: u64,
+        direction: Direction,
+    ) -> io::Result<()> {
         let aligned = self.memory.as_ptr().align_offset(self.block) + slot * self.block;
         let buffer = self.memory[aligned..aligned + self.block].as_mut_ptr();
         let length = u32::try_from(self.block).map_err(io::Error::other)?;
-        let read = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer, length)
-            .offset(at)
-            .build()
-            .user_data(slot as u64);
+        let file = types::Fd(file.as_raw_fd());
+        let request = match direction {
+            Direction::Read => opcode::Read::new(file, buffer, length).offset(at).build(),
+            Direction::Write => opcode::Write::new(file, buffer, length).offset(at).build(),
+        };
+        let request = request.user_data(slot as u64);
         // SAFETY: the memory belongs to the ring's owner and outlives its last completion (see
-        // `Drop`); the caller uses a slot once at a time, and nobody reads the memory meanwhile.
-        unsafe { self.ring.submission().push(&read) }.map_err(io::Error::other)?;
+        // `Drop`); the caller uses a slot once at a time, and nobody else touches the memory
+        // meanwhile.
+        unsafe { self.ring.submission().push(&request) }.map_err(io::Error::other)?;
         self.in_flight += 1;
         Ok(())
     }
 
-    /// Waits for at least one read, and appends the slots that are free again.
+    /// Waits for at least one request, and appends the slots that are free again.
     pub(crate) fn finish(&mut self, free: &mut Vec<usize>) -> io::Result<()> {
         self.ring.submit_and_wait(1)?;
         for completion in self.ring.completion() {
             self.in_flight -= 1;
             if usize::try_from(completion.result()).ok() != Some(self.block) {
-                return Err(io::Error::other(format!("read {}", completion.result())));
+                return Err(io::Error::other(format!("the ring did {}", completion.result())));
             }
             free.push(usize::try_from(completion.user_data()).map_err(io::Error::other)?);
         }
@@ -139,7 +161,7 @@ impl RingBlocks {
 
 impl Drop for RingBlocks {
     fn drop(&mut self) {
-        // The kernel may still write into the memory.
+        // The kernel may still use the memory.
         while 0 < self.in_flight {
             if self.ring.submit_and_wait(1).is_err() {
                 std::mem::take(&mut self.memory).leak();

@@ -45,7 +45,8 @@ pub(crate) fn by_blocking_calls(reading: &Reading) -> Sample {
     Ok(vec![rate])
 }
 
-struct Rings;
+/// Files for the ring of the calling thread.
+pub(crate) struct Rings;
 
 impl StorageOpener for Rings {
     type Storage = UringStorage;
@@ -99,7 +100,8 @@ async fn task(
     Ok(())
 }
 
-async fn yield_now() {
+/// Lets the other tasks of this thread go on.
+pub(crate) async fn yield_now() {
     let mut waited = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut waited, true) {

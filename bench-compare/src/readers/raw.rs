@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use crate::offsets::BLOCK;
 use crate::readers::{BATCH, Clock, Reading, on_threads};
 use crate::row::Sample;
-use crate::sys::RingBlocks;
+use crate::sys::{Direction, RingBlocks};
 
 /// A loop of preads, the fastest way to pages that are there.
 pub(crate) fn by_pread(reading: &Reading) -> Sample {
@@ -45,7 +45,7 @@ pub(crate) fn by_ring(reading: &Reading) -> Sample {
     let mut running = true;
     while running || 0 < blocks.in_flight() {
         while running && let Some(slot) = free.pop() {
-            blocks.start(&file, slot, offsets.next()).map_err(failed)?;
+            blocks.start(&file, slot, offsets.next(), Direction::Read).map_err(failed)?;
         }
         let before = free.len();
         blocks.finish(&mut free).map_err(failed)?;
