@@ -139,7 +139,8 @@ impl<S: Storage> Layer<S> {
     /// The refcount of a host cluster.
     pub async fn refcount(&self, cluster: HostCluster) -> Result<u64, Error> {
         let geometry = self.geometry();
-        let header = &self.header;
+        // A writer may have moved the table.
+        let header = self.writer().map_or_else(|_| Header::clone(&self.header), Writer::header);
         let table_entries = header.refcount_table_bytes().get() / 8;
         let index = geometry.refcount_table_index(cluster);
         let Some(index) = index.filter(|index| u64::from(index.get()) < table_entries) else {
@@ -203,6 +204,8 @@ impl<S: Storage> Layer<S> {
     }
 
     pub(crate) fn add_writer(&mut self, writer: Writer<S>) {
+        // The file grows: where it ended at open says nothing.
+        self.beyond_end = BeyondEnd::ReadZeros;
         self.writer = Some(Box::new(writer));
     }
 

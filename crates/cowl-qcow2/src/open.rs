@@ -21,7 +21,8 @@ use crate::{Error, Layer, Offload};
 pub enum BeyondEnd {
     /// The bytes there read as zeros, as in QEMU.
     ReadZeros,
-    /// Refuse it: for images from strangers.
+    /// Refuse it: for images from strangers. An image that is opened for writing grows, and has
+    /// zeros there.
     Refuse,
 }
 
