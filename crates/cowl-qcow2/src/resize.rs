@@ -187,6 +187,8 @@ impl<S: Storage> Layer<S> {
         self.commit().await?;
         let count = geometry.clusters_for(needed * 8);
         let first = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        // The header is about to point there: the refcounts come first.
+        self.commit_refcounts().await?;
         let at = geometry.host_cluster_start(first);
         let length = ByteCount::new(count * geometry.cluster_size()).as_usize();
         let mut bytes = IoBuffer::zeroed(length);

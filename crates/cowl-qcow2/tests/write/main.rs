@@ -2,5 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panic")]
 
 mod concurrent;
+mod crashes;
 mod differential;
+mod dropped;
+mod faults;
+mod lab;
 mod subject;
