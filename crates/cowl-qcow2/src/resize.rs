@@ -186,7 +186,8 @@ impl<S: Storage> Layer<S> {
         let _no_new_tables = writer.lock_all_tables().await;
         self.commit().await?;
         let count = geometry.clusters_for(needed * 8);
-        let first = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let area = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let first = area.run().first;
         // The header is about to point there: the refcounts come first.
         self.commit_refcounts().await?;
         let at = geometry.host_cluster_start(first);
@@ -204,6 +205,7 @@ impl<S: Storage> Layer<S> {
             (header.l1_offset, header.l1_entries) = (at, entries);
         })
         .await?;
+        area.keep_all();
         writer.roles.add(first, count);
         if 0 < old.1 && HostCluster::ZERO < old.0 {
             let what = Reference::Clusters { first: old.0, count: old.1 };

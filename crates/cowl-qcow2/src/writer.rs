@@ -123,6 +123,11 @@ impl<S: Storage> Layer<S> {
         self.metadata().barriers().run(self.metadata().latch()).await
     }
 
+    /// Makes the image read-only when the result is dropped: what the file says is not known then.
+    pub(crate) fn close_if_dropped(&self, what: &'static str) -> CloseIfDropped<'_, S> {
+        CloseIfDropped { layer: self, what }
+    }
+
     /// Changes a part of the header that lies in one sector, and makes the change durable. The
     /// header in memory changes only then. When the outcome is unknown the image becomes read-only.
     pub(crate) async fn update_header(
@@ -136,7 +141,7 @@ impl<S: Storage> Layer<S> {
         let mut header = writer.header();
         change(&mut header);
         let (at, bytes) = header.encode_field(field);
-        let unknown = CloseIfDropped { layer: self, what: "a header update was interrupted" };
+        let unknown = self.close_if_dropped("a header update was interrupted");
         let buffer = IoBuffer::from_slice(&bytes);
         let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
         if let (Err(error), _) = writer.change(write).await {
@@ -152,7 +157,7 @@ impl<S: Storage> Layer<S> {
 }
 
 /// Makes the image read-only unless it is forgotten.
-struct CloseIfDropped<'a, S: Storage> {
+pub(crate) struct CloseIfDropped<'a, S: Storage> {
     layer: &'a Layer<S>,
     what: &'static str,
 }

@@ -7,6 +7,8 @@ mod l2_slice;
 mod l2_table;
 mod metadata_caches;
 mod ref_block;
+#[cfg(test)]
+mod promises;
 mod sys;
 mod write_back;
 

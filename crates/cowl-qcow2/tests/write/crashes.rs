@@ -8,7 +8,7 @@ use crate::subject::TINY;
 use Step::{Compressed, Discard, Flush, Resize, Together, Write, Zero, ZeroKeeping};
 
 /// Runs `steps`, closes the image, and judges every state on the way.
-fn survives(setup: Setup, steps: &[Step], name: &str) {
+pub(crate) fn survives(setup: Setup, steps: &[Step], name: &str) {
     for is_slow in [false, true] {
         let mut guest = Guest::new(setup.clone());
         if is_slow {
@@ -73,7 +73,13 @@ fn writes_over_shared_clusters_survive() {
 #[test]
 fn a_discarded_cluster_that_is_used_again_survives() {
     let before = vec![Write(0, 64), Flush];
-    let setup = Setup { before, ..Setup::new(4096, 32) };
+    for can_discard in [true, false] {
+        let before = before.clone();
+        discard_and_use_again(Setup { before, can_discard, ..Setup::new(4096, 32) });
+    }
+}
+
+fn discard_and_use_again(setup: Setup) {
     let steps = [Discard(0, 32), Write(64, 8), Write(72, 16), Flush, Write(96, 8), Flush];
     let more = [Write(0, 1), Flush, Zero(32, 16), Write(33, 1), Flush, Discard(64, 32), Flush];
     survives(setup, &[&steps[..], &more].concat(), "discard and reuse");

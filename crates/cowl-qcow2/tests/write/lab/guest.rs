@@ -45,6 +45,8 @@ pub(crate) struct Setup {
     pub(crate) before: Vec<Step>,
     /// Whether an internal snapshot shares all of that.
     pub(crate) snapshot: bool,
+    /// Whether the host gives discarded ranges back; else they keep their bytes.
+    pub(crate) can_discard: bool,
 }
 
 impl Setup {
@@ -56,6 +58,7 @@ impl Setup {
             limits: CacheLimits::STANDARD,
             before: Vec::new(),
             snapshot: false,
+            can_discard: true,
         }
     }
 }
@@ -73,6 +76,7 @@ struct Version {
 pub(crate) struct Guest {
     pub(crate) setup: Setup,
     pub(crate) lab: Lab,
+    /// The files at the beginning.
     pub(crate) start: Vec<Vec<u8>>,
     pub(crate) files: Vec<Arc<Disk>>,
     pub(crate) image: Option<Image<Disk>>,
@@ -168,6 +172,7 @@ impl Guest {
     /// A guest of these files, closed, which read as zeros.
     pub(crate) fn over(setup: Setup, start: Vec<Vec<u8>>) -> Self {
         let lab = Lab::default();
+        lab.set_can_discard(setup.can_discard);
         let storage = |(file, bytes): (usize, &Vec<u8>)| {
             let memory = MemoryStorage::from_vec(bytes.clone());
             Arc::new(FaultStorage::new(LabStorage::new(memory, &lab, file)))
@@ -310,24 +315,7 @@ impl Guest {
         step: &Step,
         value: u64,
     ) -> Result<(), cowl_qcow2::Error> {
-        let image = self.image();
-        let at = |sector: u64| GuestOffset::new(sector * SECTOR);
-        let count = |sectors: u64| ByteCount::new(sectors * SECTOR);
-        let bytes = |first: u64, count: u64| -> Vec<u8> {
-            (first..first + count).flat_map(|sector| marked(sector, value)).collect()
-        };
-        match *step {
-            Step::Write(first, n) => image.write_from(at(first), &bytes(first, n)).await,
-            Step::Zero(first, n) => image.zero(at(first), count(n), ZeroRequest::MayUnmap).await,
-            Step::ZeroKeeping(first, n) => {
-                image.zero(at(first), count(n), ZeroRequest::KeepAllocated).await
-            }
-            Step::Discard(first, n) => image.discard(at(first), count(n)).await,
-            Step::Compressed(first, n) => image.write_compressed(at(first), &bytes(first, n)).await,
-            Step::Flush => image.flush().await,
-            Step::Resize(size) => image.resize(count(size), Preallocation::Off).await,
-            Step::Together(_) => unreachable!("steps of steps"),
-        }
+        request_of(self.image(), step, value).await
     }
 
     /// Compares what is read with what may be read once the log has `cut` events.
@@ -352,5 +340,30 @@ impl Guest {
                 &read[..8]
             );
         }
+    }
+}
+
+/// The request of one step, which writes `value`.
+pub(crate) async fn request_of(
+    image: &Image<Disk>,
+    step: &Step,
+    value: u64,
+) -> Result<(), cowl_qcow2::Error> {
+    let at = |sector: u64| GuestOffset::new(sector * SECTOR);
+    let count = |sectors: u64| ByteCount::new(sectors * SECTOR);
+    let bytes = |first: u64, count: u64| -> Vec<u8> {
+        (first..first + count).flat_map(|sector| marked(sector, value)).collect()
+    };
+    match *step {
+        Step::Write(first, n) => image.write_from(at(first), &bytes(first, n)).await,
+        Step::Zero(first, n) => image.zero(at(first), count(n), ZeroRequest::MayUnmap).await,
+        Step::ZeroKeeping(first, n) => {
+            image.zero(at(first), count(n), ZeroRequest::KeepAllocated).await
+        }
+        Step::Discard(first, n) => image.discard(at(first), count(n)).await,
+        Step::Compressed(first, n) => image.write_compressed(at(first), &bytes(first, n)).await,
+        Step::Flush => image.flush().await,
+        Step::Resize(size) => image.resize(count(size), Preallocation::Off).await,
+        Step::Together(_) => unreachable!("steps of steps"),
     }
 }

@@ -51,6 +51,7 @@ pub(crate) enum Event {
 struct State {
     log: Vec<Event>,
     is_slow: bool,
+    keeps_discarded: bool,
     /// Dropped I/Os are carried out when this many others have ended.
     patience: usize,
     orphans: Vec<(usize, Arc<MemoryStorage>, Change)>,
@@ -72,6 +73,11 @@ impl Lab {
         self.state().log.len()
     }
 
+    /// Whether discarded ranges read as zeros; else nothing happens to them.
+    pub(crate) fn set_can_discard(&self, can_discard: bool) {
+        self.state().keeps_discarded = !can_discard;
+    }
+
     /// Notes that time goes on for the guest; returns the position behind it.
     pub(crate) fn mark(&self) -> usize {
         let mut state = self.state();
@@ -87,11 +93,6 @@ impl Lab {
     pub(crate) fn be_slow(&self, patience: usize) {
         let mut state = self.state();
         (state.is_slow, state.patience) = (true, patience);
-    }
-
-    /// No I/O waits any more. What was dropped still waits for the storage to be settled.
-    pub(crate) fn be_quick(&self) {
-        self.state().is_slow = false;
     }
 
     fn end(&self, event: Event) {
@@ -210,7 +211,8 @@ impl Drop for Flight<'_> {
 
 impl Storage for LabStorage {
     fn capabilities(&self) -> Capabilities {
-        self.content.capabilities()
+        let can_discard = !self.lab.state().keeps_discarded;
+        Capabilities { can_discard, ..self.content.capabilities() }
     }
 
     fn name(&self) -> &Path {
@@ -309,8 +311,10 @@ impl Storage for LabStorage {
         length: ByteCount,
         purpose: Purpose,
     ) -> Result<(), StorageError> {
-        let kind = Kind::Zero { at: at.get(), length: length.get(), extends: false };
-        self.change(kind, purpose).await;
+        if self.capabilities().can_discard {
+            let kind = Kind::Zero { at: at.get(), length: length.get(), extends: false };
+            self.change(kind, purpose).await;
+        }
         Ok(())
     }
 
