@@ -6,9 +6,9 @@ mod dirty;
 mod l2_slice;
 mod l2_table;
 mod metadata_caches;
-mod ref_block;
 #[cfg(test)]
 mod promises;
+mod ref_block;
 mod sys;
 mod write_back;
 
