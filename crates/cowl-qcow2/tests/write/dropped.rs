@@ -52,7 +52,6 @@ fn drop_everywhere(setup: &Setup, before: &[Step], step: &Step, name: &str) -> u
             latched += usize::from(go_on(&mut guest, &name, polls % 6 == 0));
         }
     }
-    eprintln!("{name}: read-only {latched} times");
     latched
 }
 

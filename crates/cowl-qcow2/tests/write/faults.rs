@@ -124,7 +124,6 @@ fn fail_each(setup: &Setup, steps: &[Step], what: &str) -> usize {
             }
         }
     }
-    eprintln!("{what}: {count} faults");
     count
 }
 

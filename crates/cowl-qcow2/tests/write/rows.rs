@@ -1,9 +1,9 @@
 //! What other engines got wrong, one test for each row that concerns writing.
 //!
-//! The rows are those of the study of other engines: I for imago, Q for qcow2-rs, and the numbers of
-//! section 8 (confirmed by experiment). Rows that need a snapshot are in `snapshots.rs`, those about
-//! requests in flight in `reuse.rs`, those about dropped futures (Q15) in `dropped.rs`. Files that are
-//! not empty when an image is created in them (I12, Q17) are the caller's affair.
+//! The rows are those of the study of other engines: I for imago, Q for qcow2-rs, and the numbers
+//! of section 8 (confirmed by experiment). Rows that need a snapshot are in `snapshots.rs`, those
+//! about requests in flight in `reuse.rs`, those about dropped futures (Q15) in `dropped.rs`. Files
+//! that are not empty when an image is created in them (I12, Q17) are the caller's affair.
 
 use cowl_format::{GuestOffset, HostOffset};
 use cowl_qcow2::Error;

@@ -8,5 +8,5 @@ mod tools;
 
 pub(crate) use crash::{Limits, judge_crashes, judge_now};
 pub(crate) use guest::{Guest, Setup, Step, content_of, open, request_of};
-pub(crate) use storage::{Event, Kind};
+pub(crate) use storage::Event;
 pub(crate) use tools::{Scratch, has_qemu};

@@ -48,6 +48,7 @@ impl Drop for Scratch {
 }
 
 /// Whether QEMU's tools are here. Says so loudly if not: what needs them proves nothing then.
+#[allow(clippy::print_stderr, reason = "a test that is skipped has to say so")]
 pub(crate) fn has_qemu() -> bool {
     let found = Command::new("qemu-img").arg("--version").output().is_ok();
     if !found {
