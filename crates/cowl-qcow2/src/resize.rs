@@ -188,7 +188,7 @@ impl<S: Storage> Layer<S> {
         let _no_new_tables = writer.lock_all_tables().await;
         self.commit().await?;
         let count = geometry.clusters_for(needed * 8);
-        let mut area = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let area = self.reserve_area(&mut *writer.space.lock().await, count).await?;
         let first = area.run().first;
         let at = geometry.host_cluster_start(first);
         let length = ByteCount::new(count * geometry.cluster_size()).as_usize();
@@ -199,7 +199,7 @@ impl<S: Storage> Layer<S> {
         writer.change(self.file().write(at, bytes, Purpose::L1Table)).await.0?;
         self.metadata().barriers().touch();
         // The table and its refcounts, before the header names it.
-        self.commit().await?;
+        self.commit_refcounts().await?;
         let mut old = (HostCluster::ZERO, 0);
         self.update_header(HeaderField::L1Table, |header| {
             let clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);

@@ -168,6 +168,11 @@ impl<S: Storage> Layer<S> {
         self.metadata().barriers().run(self.metadata().latch()).await
     }
 
+    /// Makes the image read-only when the result is dropped: what the file says is not known then.
+    pub(crate) fn close_if_dropped(&self, what: &'static str) -> CloseIfDropped<'_, S> {
+        CloseIfDropped { layer: self, what }
+    }
+
     /// Changes a part of the header that lies in one sector, and makes the change durable. The
     /// header in memory changes only then. When the outcome is unknown the image becomes read-only.
     pub(crate) async fn update_header(
@@ -207,5 +212,18 @@ impl<S> Drop for UnsureIfDropped<'_, S> {
         let mut unsure = self.writer.unsure.lock().unwrap_or_else(PoisonError::into_inner);
         unsure.push(self.field);
         self.writer.is_unsure.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Makes the image read-only unless it is forgotten.
+pub(crate) struct CloseIfDropped<'a, S: Storage> {
+    layer: &'a Layer<S>,
+    what: &'static str,
+}
+
+impl<S: Storage> Drop for CloseIfDropped<'_, S> {
+    fn drop(&mut self) {
+        const EIO: i32 = 5;
+        self.layer.metadata().latch().close_with(EIO, self.what);
     }
 }

@@ -73,7 +73,18 @@ pub(crate) struct Granted<'a, S: Storage> {
     run: HostRun,
 }
 
-impl<S: Storage> Granted<'_, S> {
+impl<'a, S: Storage> Granted<'a, S> {
+    /// Clusters that were counted and that nothing points to.
+    pub(super) fn new(layer: &'a Layer<S>, first: HostCluster, count: u64) -> Self {
+        let (zeroed, after) = (None, After::THIS_COMMIT);
+        Self { layer, run: HostRun { first, count, zeroed, after } }
+    }
+
+    /// Something points to all of them now.
+    pub(crate) fn keep_all(mut self) {
+        self.run.count = 0;
+    }
+
     pub(crate) fn run(&self) -> HostRun {
         self.run
     }
@@ -82,19 +93,6 @@ impl<S: Storage> Granted<'_, S> {
     pub(crate) fn keep_first(&mut self) {
         self.run.first = HostCluster::new(self.run.first.get() + 1);
         self.run.count -= 1;
-    }
-}
-
-impl<'a, S: Storage> Granted<'a, S> {
-    /// Clusters that are counted once, and that nothing points to.
-    pub(super) fn new(layer: &'a Layer<S>, first: HostCluster, count: u64) -> Self {
-        let run = HostRun { first, count, zeroed: None, after: After::THIS_COMMIT };
-        Self { layer, run }
-    }
-
-    /// Something points to all of them now.
-    pub(crate) fn keep_all(&mut self) {
-        self.run.count = 0;
     }
 }
 

@@ -80,11 +80,9 @@ impl<S: Storage> Layer<S> {
             && let Some(grant) = self.take_free(space, first, count, None).await?
         {
             space.end = space.end.max(grant.first + grant.count);
+            let granted = Granted::new(self, HostCluster::new(grant.first), grant.count);
             if grant.count == count {
-                return Ok(Granted::new(self, HostCluster::new(grant.first), count));
-            }
-            for cluster in grant.first..grant.first + grant.count {
-                self.set_refcount(space, cluster, 0).await?;
+                return Ok(granted);
             }
         }
         // Else behind blocks of its own, at the start of what they count.
@@ -121,6 +119,10 @@ impl<S: Storage> Layer<S> {
         let writer = self.writer()?;
         // Whatever happens, nobody else uses these clusters.
         space.end = plan.first + plan.blocks + plan.table_clusters;
+        let burnt = space.burnt.len();
+        space.burnt.extend(plan.first..space.end);
+        // An entry that a dropped request is writing must not land on top of ours.
+        self.settle().await;
         self.write_blocks(plan).await?;
         self.barrier().await?;
         let mut bytes = Vec::new();
@@ -134,9 +136,14 @@ impl<S: Storage> Layer<S> {
         let index = ByteCount::new(plan.first_index).as_usize();
         let at = space.table_at + ByteCount::from_usize(index * 8);
         let write = self.file().write(at, IoBuffer::from_slice(&bytes), Purpose::RefcountTable);
-        // Named or not, the blocks stay where they are: the clusters leak at worst.
+        // Named or not, the blocks stay where they are: the clusters leak at worst. Of several blocks
+        // the first one counts the others, so that none of them may be replaced alone.
+        let unknown =
+            (1 < plan.blocks).then(|| self.close_if_dropped("refcount blocks may be named or not"));
         writer.change(write).await.0?;
         self.barrier().await?;
+        core::mem::forget(unknown);
+        space.burnt.truncate(burnt);
         space.table[index..index + entries.len()].copy_from_slice(&entries);
         writer.roles.add(HostCluster::new(plan.first), plan.blocks);
         Ok(())

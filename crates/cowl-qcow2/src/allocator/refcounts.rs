@@ -85,6 +85,8 @@ impl<S: Storage> Layer<S> {
             self.metadata().new_block(host_cluster, IoBuffer::from_slice(&content), geometry);
         let entry = RefcountTableEntry::new(host, geometry);
         space.burnt.push(cluster);
+        // An entry that a dropped request is writing must not land on top of ours.
+        self.settle().await;
         writer.change(self.file().write(host, content, Purpose::RefcountBlock)).await.0?;
         self.barrier().await?;
         self.write_table_entry(writer, space, index, entry).await?;

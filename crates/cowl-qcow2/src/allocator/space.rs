@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
-use cowl_format::{ByteCount, HostOffset, RefcountTableEntry};
+use cowl_format::{ByteCount, HostCluster, HostOffset, RefcountTableEntry};
 use cowl_storage::{Purpose, Storage};
 
+use crate::allocator::Granted;
 use crate::cache::RefBlock;
 use crate::flush::After;
 use crate::{Error, Layer};
@@ -123,7 +124,11 @@ impl<S: Storage> Layer<S> {
             match self.take_free(space, first, want, Some(After::NOTHING)).await? {
                 Some(mut grant) => {
                     space.end = space.end.max(grant.first + grant.count);
+                    // Given back if the request is dropped meanwhile.
+                    let first = HostCluster::new(grant.first);
+                    let granted = Granted::new(self, first, grant.count);
                     grant.zeroed = self.extend_file(space.end).await;
+                    granted.keep_all();
                     return Ok(grant);
                 }
                 None => space.end = space.end.max(first + 1),

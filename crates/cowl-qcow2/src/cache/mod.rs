@@ -6,6 +6,8 @@ mod dirty;
 mod l2_slice;
 mod l2_table;
 mod metadata_caches;
+#[cfg(test)]
+mod promises;
 mod ref_block;
 mod sys;
 mod write_back;

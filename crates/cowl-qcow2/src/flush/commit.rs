@@ -53,6 +53,7 @@ impl<S: Storage> Layer<S> {
             return Ok(());
         }
         self.recover().await?;
+        self.metadata().latch().check()?;
         if !self.metadata().dirty().is_empty() || self.l1().is_dirty() {
             // Not enough space for the next requests is their trouble, not this one's.
             self.reserve_ahead().await.ok();

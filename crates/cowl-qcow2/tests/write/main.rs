@@ -3,6 +3,14 @@
 
 mod barriers;
 mod concurrent;
+mod crashes;
 mod differential;
+mod dropped;
+mod faults;
+mod futures;
+mod lab;
 mod resize;
+mod reuse;
+mod rows;
+mod snapshots;
 mod subject;
