@@ -136,8 +136,8 @@ impl<S: Storage> Layer<S> {
         let index = ByteCount::new(plan.first_index).as_usize();
         let at = space.table_at + ByteCount::from_usize(index * 8);
         let write = self.file().write(at, IoBuffer::from_slice(&bytes), Purpose::RefcountTable);
-        // Named or not, the blocks stay where they are: the clusters leak at worst. Of several blocks
-        // the first one counts the others, so that none of them may be replaced alone.
+        // Named or not, the blocks stay where they are: the clusters leak at worst. Of several
+        // blocks the first one counts the others, so that none of them may be replaced alone.
         let unknown =
             (1 < plan.blocks).then(|| self.close_if_dropped("refcount blocks may be named or not"));
         writer.change(write).await.0?;

@@ -9,6 +9,7 @@ use cowl_format::{ByteCount, Header, HostCluster, HostOffset, L2Entry, L2Index};
 use cowl_storage::{MemoryStorage, Operation, Purpose, Trace, TraceRecord, TraceStorage};
 use pollster::block_on;
 
+use crate::cache::sys::alone::{invalidate_l2, invalidate_rb};
 use crate::cache::{CacheDependency, L2Table, MetadataCaches};
 use crate::flush::After;
 use crate::{BuilderFiles, CreateOptions, Preallocation, create, read_header};
@@ -207,37 +208,31 @@ fn flush_rb_makes_refcounts_durable_and_leaves_tables_alone() {
 }
 
 #[test]
-#[allow(unsafe_code, reason = "nothing else uses the image")]
 fn invalidate_l2_forgets_what_the_file_has_and_nothing_else() {
     let rig = rig();
     rig.link(0);
-    // SAFETY: no request is in flight.
-    block_on(unsafe { rig.caches.invalidate_l2() }).unwrap();
+    invalidate_l2(&rig.caches).unwrap();
     let table = block_on(rig.caches.l2_load(TABLE, L2Index::new(0))).unwrap();
     assert_ne!(entry_of(&table, 0), L2Entry::default(), "a change that is not written stays");
     block_on(rig.caches.flush_all()).unwrap();
     rig.trace.take();
-    // SAFETY: no request is in flight.
-    block_on(unsafe { rig.caches.invalidate_l2() }).unwrap();
+    invalidate_l2(&rig.caches).unwrap();
     let again = block_on(rig.caches.l2_load(TABLE, L2Index::new(0))).unwrap();
     assert!(!Arc::ptr_eq(&table, &again));
     assert_eq!((rig.reads(), entry_of(&again, 0)), (1, entry_of(&table, 0)));
 }
 
 #[test]
-#[allow(unsafe_code, reason = "nothing else uses the image")]
 fn invalidate_rb_forgets_what_the_file_has_and_nothing_else() {
     let rig = rig();
     rig.count(30);
     let index = cowl_format::RefcountBlockIndex::new(30);
-    // SAFETY: no request is in flight.
-    block_on(unsafe { rig.caches.invalidate_rb() }).unwrap();
+    invalidate_rb(&rig.caches).unwrap();
     let block = block_on(rig.caches.rb_get_or_insert(rig.block())).unwrap();
     assert_eq!(block.get(index), 1, "a change that is not written stays");
     block_on(rig.caches.flush_rb()).unwrap();
     rig.trace.take();
-    // SAFETY: no request is in flight.
-    block_on(unsafe { rig.caches.invalidate_rb() }).unwrap();
+    invalidate_rb(&rig.caches).unwrap();
     let again = block_on(rig.caches.rb_get_or_insert(rig.block())).unwrap();
     assert!(!Arc::ptr_eq(&block, &again));
     assert_eq!((rig.reads(), again.get(index)), (1, 1));

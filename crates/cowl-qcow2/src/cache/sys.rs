@@ -27,3 +27,25 @@ impl<S: Storage> MetadataCaches<S> {
         Ok(())
     }
 }
+
+/// Both operations, for tests of caches that nobody else uses.
+#[cfg(test)]
+pub(super) mod alone {
+    use cowl_storage::Storage;
+
+    use crate::{Error, MetadataCaches};
+
+    pub(in crate::cache) fn invalidate_l2<S: Storage>(
+        caches: &MetadataCaches<S>,
+    ) -> Result<(), Error> {
+        // SAFETY: no request is in flight: the caches belong to the test.
+        pollster::block_on(unsafe { caches.invalidate_l2() })
+    }
+
+    pub(in crate::cache) fn invalidate_rb<S: Storage>(
+        caches: &MetadataCaches<S>,
+    ) -> Result<(), Error> {
+        // SAFETY: no request is in flight: the caches belong to the test.
+        pollster::block_on(unsafe { caches.invalidate_rb() })
+    }
+}
