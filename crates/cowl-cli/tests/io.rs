@@ -428,7 +428,15 @@ fn check_qcow2(name: &str, options: &str, scripts: &[&[&str]]) {
 const QCOW2_SCRIPTS: &[&[&str]] = &[
     &["write -P 1 0 64k", "write -P 2 100 5000", "read -P 2 100 5000", "map", "alloc 0 1M"],
     &["write 64k 1M", "write -z 128k 64k", "write -zu 192k 64k", "discard 256k 64k", "map"],
-    &["aio_write -P 1 0 1M", "aio_write -P 2 1M 1M", "aio_flush", "read -P 2 1M 1M", "map"],
+    // One at a time: which of two ends first is chance.
+    &[
+        "aio_write -P 1 0 1M",
+        "aio_flush",
+        "aio_write -P 2 1M 1M",
+        "aio_flush",
+        "read -P 2 1M 1M",
+        "map",
+    ],
     &["truncate 8M", "length", "write -P 3 7M 64k", "map", "flush"],
     &["write -s pat 0 10k", "read -v 0 32", "write -f 1M 1", "alloc 1M 64k"],
 ];

@@ -11,8 +11,8 @@ use cowl_storage::Storage;
 use crate::{Error, Image};
 
 impl<S: Storage> Image<S> {
-    /// Writes tables back when many of them wait for it, so that requests seldom have to. Runs until
-    /// it is dropped, or until a commit fails: that error is what it returns.
+    /// Writes tables back when many of them wait for it, so that requests seldom have to. Runs
+    /// until it is dropped, or until a commit fails: that error is what it returns.
     pub async fn background(&self) -> Result<(), Error> {
         let Ok(writer) = self.top().writer() else { return core::future::pending().await };
         loop {
