@@ -174,6 +174,7 @@ impl<S: Storage> Layer<S> {
         what: ClusterUse,
     ) -> Result<Granted<'_, S>, Error> {
         let writer = self.writer()?;
+        self.metadata().l2_depends_on_rb().await?;
         let index = match what {
             ClusterUse::Data => shard_of_thread() % DATA_ARENAS,
             ClusterUse::Table => TABLES,
