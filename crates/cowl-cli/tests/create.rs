@@ -241,3 +241,19 @@ fn encrypted_images_are_refused() {
     }
     assert!(!bench.path().join("new").exists());
 }
+
+/// What lay in a file before does not show in the image that takes its name.
+#[test]
+fn an_image_over_an_old_file_is_like_a_fresh_one() {
+    let Some(bench) = Bench::new() else { return };
+    let old = bench.path().join("old");
+    std::fs::write(&old, vec![0xff; 3 << 20]).expect("a file");
+    for name in ["old", "fresh"] {
+        let output = bench.both.run_ours(bench.path(), &["create", "-f", "qcow2", name, "1M"]);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+    }
+    let fresh = std::fs::read(bench.path().join("fresh")).expect("a file");
+    assert!(std::fs::read(&old).expect("a file") == fresh);
+    let output = bench.both.run_ours(bench.path(), &["compare", "old", "fresh"]);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+}

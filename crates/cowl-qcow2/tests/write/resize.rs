@@ -1,9 +1,14 @@
 //! Growing and shrinking, with every preallocation, and the commits that nobody waits for.
 
+use std::sync::Arc;
+
 use cowl_block::BlockDevice;
 use cowl_format::{ByteCount, GuestOffset, Version};
-use cowl_qcow2::{CreateOptions, Preallocation};
-use cowl_storage::Access;
+use cowl_qcow2::{
+    BeyondEnd, BuilderFiles, CreateOptions, Image, Layer, LayerFiles, LayerOptions, Preallocation,
+    check, create, read_header,
+};
+use cowl_storage::{Access, FaultRule, FaultStorage, MemoryStorage, Purpose};
 use futures_util::future::{Either, select};
 use pollster::block_on;
 
@@ -100,4 +105,48 @@ fn a_background_commit_writes_what_waits() {
     let after = image.stats().barriers;
     block_on(BlockDevice::flush(&image)).unwrap();
     assert_eq!(image.stats().barriers, after, "nothing is left to flush");
+}
+
+#[test]
+fn a_preallocation_that_fails_leaves_the_old_size() {
+    for mode in [Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full] {
+        for after in 0..3 {
+            let file = Arc::new(FaultStorage::new(MemoryStorage::new()));
+            let files = BuilderFiles { image: Arc::clone(&file), data: None };
+            let options =
+                CreateOptions { cluster_size: 4096, ..CreateOptions::new(ByteCount::new(40_960)) };
+            block_on(create(files, &options, Preallocation::Off)).unwrap();
+            let header = block_on(read_header(file.as_ref())).unwrap();
+            let options = LayerOptions {
+                access: Access::ReadWrite,
+                cache: TINY,
+                beyond_end: BeyondEnd::ReadZeros,
+                snapshot: None,
+                offload: None,
+            };
+            let files = LayerFiles { image: Arc::clone(&file), data: None };
+            let layer = block_on(Layer::open(files, header, options)).unwrap();
+            let image = Image::new(vec![layer], None);
+            block_on(image.write_from(GuestOffset::new(5000), &[9; 9000])).unwrap();
+            let is_purpose = FaultRule::fail(28).purpose(Purpose::Preallocation);
+            file.add(is_purpose.after(after).times(1));
+            let grown = block_on(image.resize(ByteCount::new(8 << 20), mode));
+            match grown {
+                Ok(()) => assert_eq!(image.size().get(), 8 << 20),
+                Err(error) => {
+                    assert_eq!(error.errno(), 28);
+                    assert_eq!(image.size().get(), 40_960);
+                    block_on(image.resize(ByteCount::new(8 << 20), mode)).unwrap();
+                }
+            }
+            let mut bytes = vec![1; 8 << 20];
+            block_on(image.read_into(GuestOffset::ZERO, &mut bytes)).unwrap();
+            assert!(bytes[5000..14_000].iter().all(|byte| *byte == 9));
+            assert!(bytes[14_000..].iter().all(|byte| *byte == 0));
+            block_on(image.close()).unwrap();
+            let header = block_on(read_header(file.as_ref())).unwrap();
+            let report = block_on(check(file.as_ref(), &header, None, &())).unwrap();
+            assert!(report.is_clean(), "{mode:?}, after {after}: {report:?}");
+        }
+    }
 }

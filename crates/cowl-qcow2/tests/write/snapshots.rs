@@ -4,7 +4,7 @@
 use cowl_block::ZeroRequest;
 use cowl_format::{ByteCount, GuestOffset};
 use cowl_qcow2::{read_bitmaps, read_header};
-use cowl_storage::{MemoryStorage, Purpose};
+use cowl_storage::{FaultEffect, FaultRule, MemoryStorage, Purpose};
 use pollster::block_on;
 
 use crate::lab::{Event, Guest, Limits, Scratch, Setup, Step, has_qemu, judge_now};
@@ -129,6 +129,29 @@ fn a_live_bitmap_is_marked_durably_before_any_guest_byte_and_a_still_one_is_not(
     assert_eq!((live, still), (1, 0), "{info}");
     scratch.run("qemu-img check image");
     judge_now(&guest, Limits { leaks_max: 0 }, "bitmaps");
+}
+
+#[test]
+fn a_bitmap_that_cannot_be_marked_keeps_the_guest_from_writing() {
+    if !has_qemu() {
+        return;
+    }
+    for effect in [FaultEffect::Fail { errno: 28 }, FaultEffect::FailAfterwards { errno: 28 }] {
+        let (_, mut guest) = with_bitmaps();
+        guest.files[0].add(FaultRule::new(effect).purpose(Purpose::Bitmap).after(1).times(1));
+        guest.open();
+        let write = |byte| block_on(guest.image().write_from(GuestOffset::new(0), &[byte; 512]));
+        assert_eq!(write(1).unwrap_err().errno(), 28);
+        let data = |event: &&Event| matches!(event, Event::Change(change) if change.purpose == Purpose::GuestData);
+        assert_eq!(guest.lab.log().iter().filter(data).count(), 0);
+        // The next request tries again.
+        write(2).unwrap();
+        block_on(guest.image().flush()).unwrap();
+        guest.close();
+        let header = block_on(read_header(&guest.contents()[0])).unwrap();
+        let directory = block_on(read_bitmaps(&guest.contents()[0], &header)).unwrap();
+        assert!(directory.marks().is_empty(), "{directory:?}");
+    }
 }
 
 // peers.md I7, I11.
