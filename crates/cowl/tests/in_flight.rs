@@ -1,5 +1,6 @@
-//! Hundreds of requests in flight on one ring, on overlapping ranges of one image, with tiny caches,
-//! a snapshot below and tables that grow: each sector ends up as one of the requests left it.
+//! Hundreds of requests in flight on one ring, on overlapping ranges of one image, with tiny
+//! caches, a snapshot below and tables that grow: each sector ends up as one of the requests left
+//! it.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
