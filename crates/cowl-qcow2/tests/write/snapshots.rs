@@ -142,7 +142,10 @@ fn a_bitmap_that_cannot_be_marked_keeps_the_guest_from_writing() {
         guest.open();
         let write = |byte| block_on(guest.image().write_from(GuestOffset::new(0), &[byte; 512]));
         assert_eq!(write(1).unwrap_err().errno(), 28);
-        let data = |event: &&Event| matches!(event, Event::Change(change) if change.purpose == Purpose::GuestData);
+        let data = |event: &&Event| match event {
+            Event::Change(change) => change.purpose == Purpose::GuestData,
+            _ => false,
+        };
         assert_eq!(guest.lab.log().iter().filter(data).count(), 0);
         // The next request tries again.
         write(2).unwrap();
