@@ -155,7 +155,10 @@ impl<S: Storage> Layer<S> {
         let writer = self.writer()?;
         let mut space = writer.space.lock().await;
         let mut end = space.end;
-        while space.end_at_open < end && self.refcount_in(&space, end - 1).await? == 0 {
+        // What an entry in the file may name stays.
+        let least = space.burnt.iter().map(|cluster| cluster + 1).max();
+        let least = space.end_at_open.max(least.unwrap_or(0));
+        while least < end && self.refcount_in(&space, end - 1).await? == 0 {
             end -= 1;
         }
         let file = self.file();
