@@ -16,11 +16,8 @@ use cowl_storage::{Allocation, IoBuffer, Purpose, Storage, ZeroMode};
 use crate::allocator::{ClusterUse, Reference};
 use crate::flush::Edge;
 use crate::mapping::Change;
-use crate::request::Clear;
+use crate::request::{Claims, Clear};
 use crate::{Error, Image, Layer, Preallocation};
-
-/// Clusters preallocated at once.
-const PREALLOCATED_AT_ONCE: u64 = 256;
 
 impl<S: Storage> Image<S> {
     /// Makes the disk `size` bytes large, durably: a multiple of 512.
@@ -112,7 +109,7 @@ impl<S: Storage> Image<S> {
         let top = self.top();
         let mut next = first;
         while next < end {
-            let count = (end - next).min(PREALLOCATED_AT_ONCE);
+            let count = (end - next).min(Claims::AT_ONCE_MAX);
             let claims = &top.writer()?.claims;
             let _claim = claims.claim(GuestCluster::new(next), count).await;
             next += top.preallocate_run(next, count, how).await?;
@@ -283,9 +280,7 @@ impl<S: Storage> Layer<S> {
         let cluster = geometry.host_cluster(host);
         let mut freed = vec![Reference::Clusters { first: cluster, count: 1 }];
         for l2_index in (0..geometry.l2_entries()).map(L2Index::new) {
-            let table = self.metadata().l2_load(cluster, l2_index).await?;
-            let slice = table.slice(l2_index).expect("just loaded, and tables lose no slice");
-            let entry = slice.entry(l2_index.get()).expect("the slice holds the entry");
+            let entry = self.entry_in(cluster, l2_index).await?;
             let guest = geometry.guest_offset(L1Index::new(index), l2_index);
             freed.extend(self.reference_of(guest, entry)?);
         }

@@ -148,13 +148,7 @@ impl<S: Storage> Layer<S> {
         let fields = writer.unsure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let header = writer.header();
         for field in &fields {
-            let (at, bytes) = header.encode_field(*field);
-            let buffer = IoBuffer::from_slice(&bytes);
-            let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
-            if let (Err(error), _) = writer.change(write).await {
-                self.metadata().latch().close(&error);
-                return Err(error.into());
-            }
+            self.write_header_field(writer, &header, *field).await?;
         }
         self.barrier().await?;
         let mut unsure = writer.unsure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,18 +179,31 @@ impl<S: Storage> Layer<S> {
         self.metadata().latch().check()?;
         let mut header = writer.header();
         change(&mut header);
-        let (at, bytes) = header.encode_field(field);
         let unsure = UnsureIfDropped { writer, field };
+        self.write_header_field(writer, &header, field).await?;
+        self.barrier().await?;
+        core::mem::forget(unsure);
+        self.metadata().header_changed(&header);
+        *writer.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
+        Ok(())
+    }
+}
+
+impl<S: Storage> Layer<S> {
+    /// Writes one field of `header`. Where that fails, what the file says is not known.
+    async fn write_header_field(
+        &self,
+        writer: &Writer<S>,
+        header: &Header,
+        field: HeaderField,
+    ) -> Result<(), Error> {
+        let (at, bytes) = header.encode_field(field);
         let buffer = IoBuffer::from_slice(&bytes);
         let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
         if let (Err(error), _) = writer.change(write).await {
             self.metadata().latch().close(&error);
             return Err(error.into());
         }
-        self.barrier().await?;
-        core::mem::forget(unsure);
-        self.metadata().header_changed(&header);
-        *writer.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
         Ok(())
     }
 }

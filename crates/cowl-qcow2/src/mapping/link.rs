@@ -58,8 +58,16 @@ impl<S: Storage> Layer<S> {
         let l1_index = geometry.l1_index(guest).expect("guest lies within the disk").get() as usize;
         let host = self.l1().get(l1_index).table(geometry).map_err(|fault| self.corrupt(fault))?;
         let Some(host) = host else { return Ok(L2Entry::default()) };
-        let index = geometry.l2_index(guest);
-        let table = self.metadata().l2_load(geometry.host_cluster(host), index).await?;
+        self.entry_in(geometry.host_cluster(host), geometry.l2_index(guest)).await
+    }
+
+    /// An entry of the L2 table in `table`.
+    pub(crate) async fn entry_in(
+        &self,
+        table: HostCluster,
+        index: L2Index,
+    ) -> Result<L2Entry, Error> {
+        let table = self.metadata().l2_load(table, index).await?;
         let slice = table.slice(index).expect("just loaded, and tables lose no slice");
         Ok(slice.entry(index.get()).expect("the slice holds the entry"))
     }
@@ -152,9 +160,7 @@ impl<S: Storage> Layer<S> {
         let copy = self.metadata().new_table(new);
         for index in 0..self.geometry().l2_entries() {
             let index = L2Index::new(index);
-            let table = self.metadata().l2_load(old, index).await?;
-            let slice = table.slice(index).expect("just loaded, and tables lose no slice");
-            let entry = slice.entry(index.get()).expect("the slice holds the entry");
+            let entry = self.entry_in(old, index).await?;
             // What the table points to is shared as the table is.
             copy.fill(index, entry.without_copied());
         }

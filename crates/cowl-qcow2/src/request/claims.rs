@@ -29,6 +29,9 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claims {
+    /// Clusters to claim at once: one request must not keep others waiting for long.
+    pub(crate) const AT_ONCE_MAX: u64 = 256;
+
     /// Claims `count` clusters from `first` on, once nobody else has any of them.
     pub(crate) async fn claim(&self, first: GuestCluster, count: u64) -> Claim<'_> {
         assert!(0 < count);

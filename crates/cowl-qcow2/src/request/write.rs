@@ -18,10 +18,8 @@ use futures_util::future::join_all;
 use crate::allocator::{ClusterUse, Granted};
 use crate::flush::{After, Edge};
 use crate::mapping::{Change, Run, RunKind};
+use crate::request::Claims;
 use crate::{Error, Image, Layer};
-
-/// Guest clusters claimed at once: one request must not keep others waiting for long.
-const CLAIM_MAX: u64 = 256;
 
 /// A part of a request.
 struct Job<'a> {
@@ -164,7 +162,7 @@ impl<S: Storage> Image<S> {
             let at = at + ByteCount::from_usize(done);
             let skip = geometry.offset_in_cluster(at).get();
             let rest = (bytes.len() - done) as u64;
-            let count = geometry.clusters_for(skip + rest).min(CLAIM_MAX);
+            let count = geometry.clusters_for(skip + rest).min(Claims::AT_ONCE_MAX);
             let rest = rest.min(count * geometry.cluster_size() - skip);
             let claim = writer.claims.claim_or_wait(geometry.guest_cluster(at), count).await;
             // Somebody else may have been here meanwhile: then there is nothing left to claim for.

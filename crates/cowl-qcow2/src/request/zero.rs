@@ -13,10 +13,8 @@ use cowl_storage::{Purpose, Storage, ZeroMode};
 
 use crate::flush::{After, Edge};
 use crate::mapping::{Change, RunKind};
+use crate::request::Claims;
 use crate::{Error, Image, Layer};
-
-/// Guest clusters claimed at once.
-const CLAIM_MAX: u64 = 256;
 
 /// Zeros written at once where the format has no way to say zero.
 const DATA_MAX: u64 = 1 << 20;
@@ -159,7 +157,7 @@ impl<S: Storage> Image<S> {
             }
             let first = geometry.guest_cluster(next);
             let left = geometry.clusters_for(end.since(geometry.guest_cluster_start(first)).get());
-            let count = left.min(CLAIM_MAX);
+            let count = left.min(Claims::AT_ONCE_MAX);
             let claimed_end = GuestOffset::new((first.get() + count) * geometry.cluster_size());
             let claim = top.writer()?.claims.claim(first, count).await;
             let part_end = end.min(claimed_end);
