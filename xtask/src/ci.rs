@@ -9,6 +9,12 @@ fn run_all_tests() -> Result<(), String> {
     run(cargo().args(["test", "--workspace", "--doc"]))
 }
 
+/// Every edge of the engine's order is ignored once, and has to be noticed.
+fn run_canaries() -> Result<(), String> {
+    let words = ["run", "--package", "cowl-sim", "--features", "canary", "--", "--canary"];
+    run(cargo().args(words))
+}
+
 fn run_docs() -> Result<(), String> {
     let mut command = cargo();
     command.env("RUSTDOCFLAGS", "-D warnings");
@@ -23,6 +29,7 @@ fn run_steps() -> Result<(), String> {
     tidy::run()?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run_all_tests()?;
+    run_canaries()?;
     run_docs()?;
     check_leaves()?;
     if !exists("qemu-img") {

@@ -47,7 +47,12 @@ fn main() -> ExitCode {
 
 fn sim(arguments: &[String]) -> Result<(), String> {
     let mut command = command::cargo();
-    command.args(["run", "--release", "--package", "cowl-sim", "--"]);
+    command.args(["run", "--release", "--package", "cowl-sim"]);
+    // An engine that can ignore its own rules is built only for those who ask for it.
+    if arguments.iter().any(|argument| argument == "--canary") {
+        command.args(["--features", "canary"]);
+    }
+    command.arg("--");
     command::run(command.args(arguments))
 }
 

@@ -61,8 +61,8 @@ impl<S: Storage> Layer<S> {
             writer.change(self.file().write(at, bytes, Purpose::Bitmap)).await.0?;
             was_marked = true;
         }
-        if was_marked && Edge::BitmapMarkBeforeWrite.holds() {
-            self.barrier().await?;
+        if was_marked {
+            self.barrier_for(Edge::BitmapMarkBeforeWrite).await?;
         }
         Ok(())
     }

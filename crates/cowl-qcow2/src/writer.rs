@@ -9,7 +9,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 use event_listener::Event;
 
 use crate::allocator::{Arenas, Quarantine, RoleMap, Space};
-use crate::flush::Commits;
+use crate::flush::{Commits, Edge};
 use crate::request::{Claims, Epochs};
 use crate::{Error, Layer};
 
@@ -58,6 +58,9 @@ impl Counters {
         self.metadata_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
+
+/// No space left on the device.
+const ENOSPC: i32 = 28;
 
 impl<S: Storage> Writer<S> {
     pub(crate) fn new(header: Header, roles: RoleMap, space: Space, is_lazy: bool) -> Self {
@@ -162,13 +165,19 @@ impl<S: Storage> Layer<S> {
         self.metadata().barriers().run(self.metadata().latch()).await
     }
 
+    /// Makes everything complete so far durable, because `edge` asks for it.
+    pub(crate) async fn barrier_for(&self, edge: Edge) -> Result<(), Error> {
+        if edge.holds() { self.barrier().await } else { Ok(()) }
+    }
+
     /// Makes the image read-only when the result is dropped: what the file says is not known then.
     pub(crate) fn close_if_dropped(&self, what: &'static str) -> CloseIfDropped<'_, S> {
         CloseIfDropped { layer: self, what }
     }
 
     /// Changes a part of the header that lies in one sector, and makes the change durable. The
-    /// header in memory changes only then. When the outcome is unknown the image becomes read-only.
+    /// header in memory changes only then. A full file system fails the caller alone: before the next
+    /// change the header is written as it was. After any other failure the image is read-only.
     pub(crate) async fn update_header(
         &self,
         field: HeaderField,
@@ -190,7 +199,8 @@ impl<S: Storage> Layer<S> {
 }
 
 impl<S: Storage> Layer<S> {
-    /// Writes one field of `header`. Where that fails, what the file says is not known.
+    /// Writes one field of `header`. Where that fails, what the file says is not known: the image is
+    /// read-only then, unless it was for want of space, when the caller has noted it as unsure.
     async fn write_header_field(
         &self,
         writer: &Writer<S>,
@@ -201,7 +211,9 @@ impl<S: Storage> Layer<S> {
         let buffer = IoBuffer::from_slice(&bytes);
         let write = self.file().write(at, buffer, Purpose::HeaderUpdate);
         if let (Err(error), _) = writer.change(write).await {
-            self.metadata().latch().close(&error);
+            if error.errno() != ENOSPC {
+                self.metadata().latch().close(&error);
+            }
             return Err(error.into());
         }
         Ok(())

@@ -13,8 +13,11 @@ use crate::effect::Effect;
 use crate::random::mix;
 use crate::{Random, SimFile, SimWorld};
 
-/// Most parts of which every subset is tried: 2048 states of one moment.
+/// Most parts of which every subset is tried in drawn histories: 2048 states of one moment.
 pub const EXHAUSTIVE_PARTS_MAX: usize = 11;
+
+/// The same in histories written by hand.
+pub const COMPLETE_PARTS_MAX: usize = 14;
 
 /// A moment, with everything that a power cut may take or leave.
 pub struct Cut {
@@ -206,16 +209,15 @@ impl Cut {
         }
     }
 
-    /// Every state, where there are few; `None` where there are too many. Whole changes are taken
-    /// or left when their sectors are too many and the changes are not.
+    /// Every state, where there are few: those of at most `parts_max` parts. Whole changes are taken or left
+    /// when their sectors are too many and the changes are not.
     #[must_use]
-    pub fn all_states(&self) -> Option<Vec<CrashState>> {
-        let order: Vec<usize> = (0..self.parts.len()).collect();
+    pub fn all_states(&self, parts_max: usize) -> Option<AllStates<'_>> {
         let optional = self.optional();
         let changes = self.changes();
-        let by_part = optional.len() <= EXHAUSTIVE_PARTS_MAX;
+        let by_part = optional.len() <= parts_max;
         let count = if by_part { optional.len() } else { changes.len() };
-        if EXHAUSTIVE_PARTS_MAX < count {
+        if parts_max < count {
             return None;
         }
         let bits = optional.iter().enumerate().map(|(number, index)| match by_part {
@@ -225,16 +227,7 @@ impl Cut {
                 (*index, change.expect("it is one of them"))
             }
         });
-        let bits: Vec<(usize, usize)> = bits.collect();
-        let states = (0_u32..1 << count).map(|mask| {
-            let mut survives = vec![false; self.parts.len()];
-            for (index, bit) in &bits {
-                survives[*index] = mask >> bit & 1 == 1;
-            }
-            let description = format!("subset {mask:#b}: survived {}", self.names(&survives));
-            self.build(&order, &survives, description)
-        });
-        Some(states.collect())
+        Some(AllStates { cut: self, bits: bits.collect(), by_part, count: 1 << count })
     }
 
     /// The changes of which something survived, and how much.
@@ -251,5 +244,50 @@ impl Cut {
             .map(|(change, (purpose, there, all))| format!("{change} {purpose} {there}/{all}"))
             .collect();
         if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    }
+}
+
+/// Every state of a moment, by number: there may be many thousands, and most are known already.
+pub struct AllStates<'a> {
+    cut: &'a Cut,
+    /// For each part that may be lost, which bit of a state's number keeps it.
+    bits: Vec<(usize, usize)>,
+    by_part: bool,
+    count: u32,
+}
+
+impl AllStates<'_> {
+    /// Whether the parts of one change were taken and left one by one.
+    #[must_use]
+    pub fn are_torn(&self) -> bool {
+        self.by_part
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn survives(&self, number: u32) -> Vec<bool> {
+        let mut survives = vec![false; self.cut.parts.len()];
+        for (index, bit) in &self.bits {
+            survives[*index] = number >> bit & 1 == 1;
+        }
+        survives
+    }
+
+    /// The state of a number, without a description.
+    #[must_use]
+    pub fn state(&self, number: u32) -> CrashState {
+        let order: Vec<usize> = (0..self.cut.parts.len()).collect();
+        self.cut.build(&order, &self.survives(number), String::new())
+    }
+
+    /// The description of that state.
+    #[must_use]
+    pub fn describe(&self, number: u32) -> String {
+        let survived = self.cut.names(&self.survives(number));
+        format!("subset {number:#b}: survived {survived}")
     }
 }

@@ -40,11 +40,13 @@ pub struct Fault {
 pub(crate) struct FaultPlan {
     rules: Vec<(Fault, u64)>,
     pub(crate) injected: u64,
+    /// Of these, changes that did nothing because there was no space.
+    pub(crate) out_of_space: u64,
 }
 
 impl FaultPlan {
     pub(crate) fn new(faults: &[Fault]) -> Self {
-        Self { rules: faults.iter().map(|fault| (*fault, 0)).collect(), injected: 0 }
+        Self { rules: faults.iter().map(|fault| (*fault, 0)).collect(), ..Self::default() }
     }
 
     /// Counts an I/O; the fault that hits it, if one does.
@@ -65,6 +67,9 @@ impl FaultPlan {
             }
         }
         self.injected += u64::from(hit.is_some());
+        let is_change = !matches!(operation, Operation::Read | Operation::Barrier);
+        let is_full = |fault: Fault| fault.errno == ENOSPC && fault.kind == FaultKind::Nothing;
+        self.out_of_space += u64::from(is_change && hit.is_some_and(is_full));
         hit
     }
 }

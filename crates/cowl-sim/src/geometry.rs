@@ -56,6 +56,8 @@ pub struct Shape {
     pub filled_percent: u64,
     /// Whether there is an internal snapshot.
     pub has_snapshot: bool,
+    /// Whether there is a bitmap that records writes.
+    pub has_bitmap: bool,
 }
 
 impl Shape {
@@ -89,6 +91,7 @@ impl Shape {
             tiny_caches: random.chance(50),
             filled_percent: random.pick(&[0, 0, 30, 100]),
             has_snapshot: false,
+            has_bitmap: false,
         };
         shape.draw_files(random);
         shape

@@ -25,6 +25,8 @@ pub(crate) struct Guest<S: Subject> {
     pub(crate) unsettled: Cell<bool>,
     /// Whether any request of this history was dropped or failed.
     pub(crate) disturbed: Cell<bool>,
+    /// Requests of this history that were dropped.
+    pub(crate) drops: Cell<u64>,
     /// A flush has just succeeded: a good moment for a power cut.
     pub(crate) flushed: Cell<bool>,
 }
@@ -167,8 +169,13 @@ impl<S: Subject + 'static> Guest<S> {
                 self.flushed.set(true);
             }
             Some(Err(error)) => self.failed(number, &error),
-            None => self.disturbed.set(true),
+            None => self.was_dropped(),
         }
+    }
+
+    fn was_dropped(&self) {
+        self.disturbed.set(true);
+        self.drops.set(self.drops.get() + 1);
     }
 
     async fn read(&self, device: &S::Device, number: u32, range: Range, drop_after: Option<u32>) {
@@ -180,7 +187,10 @@ impl<S: Subject + 'static> Guest<S> {
                 self.failed(number, error);
                 None
             }
-            None => None,
+            None => {
+                self.was_dropped();
+                None
+            }
         };
         let ended = self.model.borrow_mut().end_read(read, range.at, bytes);
         if let Err(illegal) = ended {
@@ -199,7 +209,7 @@ impl<S: Subject + 'static> Guest<S> {
             None => {
                 self.model.borrow_mut().fail(id);
                 self.unsettled.set(true);
-                self.disturbed.set(true);
+                self.was_dropped();
             }
         }
     }
@@ -214,6 +224,9 @@ impl<S: Subject + 'static> Guest<S> {
         if self.world.faults_injected() == 0 && error.errno() != UNSUPPORTED {
             self.report("errors", format!("request {number} failed without a fault: {error}"));
         }
+        if is_latched(error) && self.world.was_only_full() && self.drops.get() == 0 {
+            self.report("full disk", format!("request {number}: {error}"));
+        }
     }
 
     /// What failed or dropped requests did, they have done once no I/O of theirs is left.
@@ -223,6 +236,12 @@ impl<S: Subject + 'static> Guest<S> {
             self.model.borrow_mut().settle();
         }
     }
+}
+
+/// Whether the engine takes no changes any more.
+fn is_latched(error: &BlockError) -> bool {
+    let BlockError::Format { source, .. } = error else { return false };
+    matches!(source.downcast_ref(), Some(cowl_qcow2::Error::Latched { .. }))
 }
 
 /// An illegal range, in words.

@@ -33,12 +33,18 @@ mod subject;
 mod subjects;
 mod workload;
 
+#[cfg(feature = "canary")]
+mod canary;
+mod drops;
 mod plan;
 mod report;
 mod run;
 mod shrink;
 
-pub use cut::{CrashState, Cut, EXHAUSTIVE_PARTS_MAX};
+#[cfg(feature = "canary")]
+pub use canary::{CANARY_HISTORIES_MAX, Canary};
+pub use cut::{AllStates, COMPLETE_PARTS_MAX, CrashState, Cut, EXHAUSTIVE_PARTS_MAX};
+pub use drops::drop_everywhere;
 pub use effect::SECTOR;
 pub use executor::{DropAfter, Executor, Step, Task, Yield, run_calm};
 pub use fault::{EIO, ENOSPC, Fault, FaultKind};
@@ -46,7 +52,7 @@ pub use geometry::{Backing, DataFile, Shape};
 pub use model::{FlushId, Illegal, Model, ReadId, RequestId, Value};
 pub use plan::{Extent, Plan};
 pub use random::{Random, mix};
-pub use report::{Report, Totals, Violation};
+pub use report::{Moments, Report, Totals, Violation};
 pub use run::{Effort, outline, run};
 pub use scenario::{SCENARIOS, Scenario};
 pub use shrink::shrink;

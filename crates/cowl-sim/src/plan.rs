@@ -1,10 +1,10 @@
 //! What makes a history: enough to run exactly it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use crate::SubjectKind;
+use crate::{SubjectKind, mix};
 
 /// How much is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Plan {
     pub keep_lengths: bool,
     /// The disk never changes its size.
     pub fixed_size: bool,
+    /// Requests dropped after so many polls, besides those drawn.
+    pub drops: BTreeMap<u32, u32>,
     /// Requests left out.
     pub without: BTreeSet<u32>,
     /// Faults left out.
@@ -48,9 +50,20 @@ impl Plan {
             exhaustive: false,
             keep_lengths: false,
             fixed_size: false,
+            drops: BTreeMap::new(),
             without: BTreeSet::new(),
             without_faults: BTreeSet::new(),
         }
+    }
+
+    /// History `number` of a run over `subjects` from `seed` on. One in eight is small, and looked at
+    /// from all sides.
+    #[must_use]
+    pub fn of_number(subjects: &[SubjectKind], seed: u64, number: u64) -> Self {
+        let seed = seed.wrapping_add(number);
+        let index = usize::try_from(mix(seed) % subjects.len() as u64).expect("few subjects");
+        let plan = Self::new(subjects[index], seed);
+        if mix(seed) >> 32 & 7 == 0 { plan.exhaustive() } else { plan }
     }
 
     /// How much it draws.
@@ -92,6 +105,13 @@ fn unlist(text: &str) -> Result<BTreeSet<u32>, String> {
     Ok(numbers)
 }
 
+/// A request and its polls, as `request:polls`.
+fn undrop(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| text.parse::<u32>().map_err(|_| format!("no number: {text}"));
+    let (request, polls) = text.split_once(':').ok_or_else(|| format!("no polls: {text}"))?;
+    Ok((number(request)?, number(polls)?))
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "subject={} seed={}", self.subject.name(), self.seed)?;
@@ -106,6 +126,9 @@ impl fmt::Display for Plan {
         }
         if self.fixed_size {
             write!(f, " size=fixed")?;
+        }
+        for (request, polls) in &self.drops {
+            write!(f, " drop={request}:{polls}")?;
         }
         if !self.without.is_empty() {
             write!(f, " without={}", list(&self.without))?;
@@ -134,6 +157,10 @@ impl FromStr for Plan {
                 "lengths" => plan.keep_lengths = value == "kept",
                 "size" => plan.fixed_size = value == "fixed",
                 "exhaustive" => plan.exhaustive = value == "yes",
+                "drop" => {
+                    let (request, polls) = undrop(value)?;
+                    plan.drops.insert(request, polls);
+                }
                 "without" => plan.without = unlist(value)?,
                 "without-faults" => plan.without_faults = unlist(value)?,
                 _ => return Err(format!("unknown: {word}")),
@@ -152,12 +179,13 @@ mod tests {
     fn a_line_is_the_plan() {
         let mut plan = Plan::new(SubjectKind::Raw, 77).exhaustive();
         plan.schedule = 3;
+        plan.drops = [(5, 2)].into();
         plan.without = [1, 2, 3, 9].into();
         plan.without_faults = [0].into();
         let line = plan.to_string();
         assert_eq!(
             line,
-            "subject=raw seed=77 schedule=3 exhaustive=yes without=1-3,9 without-faults=0"
+            "subject=raw seed=77 schedule=3 exhaustive=yes drop=5:2 without=1-3,9 without-faults=0"
         );
         assert_eq!(line.parse(), Ok(plan));
     }

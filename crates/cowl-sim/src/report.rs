@@ -13,6 +13,33 @@ pub struct Violation {
     pub text: String,
 }
 
+/// Moments at which a power cut was looked at, by how thoroughly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moments {
+    /// Every subset of sectors and lengths.
+    pub every_sector: u64,
+    /// Every subset of whole changes.
+    pub every_change: u64,
+    /// Some subsets.
+    pub sampled: u64,
+}
+
+impl Moments {
+    /// Counts what others counted.
+    pub fn merge(&mut self, other: Self) {
+        self.every_sector += other.every_sector;
+        self.every_change += other.every_change;
+        self.sampled += other.sampled;
+    }
+}
+
+impl fmt::Display for Moments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { every_sector, every_change, sampled } = self;
+        write!(f, "moments {every_sector} by sector, {every_change} by change, {sampled} sampled")
+    }
+}
+
 /// One history.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -24,6 +51,10 @@ pub struct Report {
     pub ios: u64,
     /// Crash states judged.
     pub crash_states: u64,
+    /// The moments they come from.
+    pub moments: Moments,
+    /// Requests dropped on their way.
+    pub dropped: u64,
     /// I/Os made to fail.
     pub faults: u64,
     /// Rules broken: the first, as the history ends there.
@@ -43,6 +74,8 @@ impl Report {
             operations: 0,
             ios: 0,
             crash_states: 0,
+            moments: Moments::default(),
+            dropped: 0,
             faults: 0,
             violations: Vec::new(),
             digest: 0,
@@ -77,6 +110,10 @@ pub struct Totals {
     pub ios: u64,
     /// Crash states judged.
     pub crash_states: u64,
+    /// The moments they come from.
+    pub moments: Moments,
+    /// Requests dropped on their way.
+    pub dropped: u64,
     /// I/Os made to fail.
     pub faults: u64,
     /// Histories in which a rule was broken.
@@ -90,6 +127,8 @@ impl Totals {
         self.operations += report.operations;
         self.ios += report.ios;
         self.crash_states += report.crash_states;
+        self.moments.merge(report.moments);
+        self.dropped += report.dropped;
         self.faults += report.faults;
         self.violations += u64::from(report.has_failed());
     }
@@ -100,6 +139,8 @@ impl Totals {
         self.operations += other.operations;
         self.ios += other.ios;
         self.crash_states += other.crash_states;
+        self.moments.merge(other.moments);
+        self.dropped += other.dropped;
         self.faults += other.faults;
         self.violations += other.violations;
     }
@@ -107,11 +148,12 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { histories, operations, ios, crash_states, faults, violations } = self;
+        let Self { histories, operations, ios, crash_states, moments, dropped, .. } = self;
+        let (faults, violations) = (self.faults, self.violations);
         write!(
             f,
-            "histories {histories}, operations {operations}, I/Os {ios}, crash states \
-             {crash_states}, faults injected {faults}, violations {violations}"
+            "histories {histories}, operations {operations}, dropped {dropped}, I/Os {ios}, faults \
+             injected {faults}, crash states {crash_states} ({moments}), violations {violations}"
         )
     }
 }

@@ -9,20 +9,23 @@ use cowl_format::ByteCount;
 use cowl_storage::Access;
 
 use crate::checkers::{self, Case, Depth};
-use crate::cut::{CrashState, Cut};
+use crate::cut::{AllStates, COMPLETE_PARTS_MAX, CrashState, Cut, EXHAUSTIVE_PARTS_MAX};
 use crate::executor::{Executor, Step};
 use crate::fault::{self, Fault};
 use crate::guest::Guest;
 use crate::random::mix;
+use crate::report::Moments;
 use crate::subject::{Made, Subject};
 use crate::workload::{Act, Request, Workload};
-use crate::{Model, Plan, Random, Report, SimWorld, Violation, WorldOptions};
+use crate::{Model, Plan, Random, Report, SimWorld, SubjectKind, Violation, WorldOptions};
 
 /// How much is looked at in a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
     /// Crash states judged at most.
     pub crash_states_max: u64,
+    /// In an exhaustive history: parts of a moment of which every subset is tried.
+    pub parts_max: usize,
     /// Of these, how many are used further, in percent.
     pub deep_percent: u64,
     /// And how many are shown to qemu-img, in percent.
@@ -33,17 +36,35 @@ pub struct Effort {
 
 impl Effort {
     /// For long runs.
-    pub const STANDARD: Self =
-        Self { crash_states_max: 150, deep_percent: 15, oracle_percent: 1, keep_log: false };
+    pub const STANDARD: Self = Self {
+        crash_states_max: 150,
+        parts_max: 0,
+        deep_percent: 15,
+        oracle_percent: 1,
+        keep_log: false,
+    };
 
     /// For exhaustive runs.
-    pub const EXHAUSTIVE: Self =
-        Self { crash_states_max: 20_000, deep_percent: 3, oracle_percent: 0, keep_log: false };
+    pub const EXHAUSTIVE: Self = Self {
+        crash_states_max: 20_000,
+        parts_max: EXHAUSTIVE_PARTS_MAX,
+        deep_percent: 3,
+        oracle_percent: 0,
+        keep_log: false,
+    };
+
+    /// For histories written by hand: everything, however long it takes.
+    pub const COMPLETE: Self =
+        Self { crash_states_max: u64::MAX, parts_max: COMPLETE_PARTS_MAX, ..Self::EXHAUSTIVE };
 
     /// The one that fits a plan.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
-        if plan.exhaustive { Self::EXHAUSTIVE } else { Self::STANDARD }
+        match plan.subject {
+            SubjectKind::Scenario(_) if plan.exhaustive => Self::COMPLETE,
+            _ if plan.exhaustive => Self::EXHAUSTIVE,
+            _ => Self::STANDARD,
+        }
     }
 }
 
@@ -79,12 +100,14 @@ impl crate::SubjectVisitor for Outline<'_> {
 
 fn draw_workload<S: Subject>(plan: &Plan, subject: &S, made: &Made) -> Workload {
     if let Some(script) = subject.script() {
-        return script.without(&plan.without);
+        return script.without(&plan.without).with_drops(&plan.drops);
     }
     let mut traits = subject.traits();
     traits.resizes &= !plan.fixed_size;
     let size = made.content.len() as u64;
-    Workload::draw(plan.seed, &traits, size, plan.extent()).without(&plan.without)
+    Workload::draw(plan.seed, &traits, size, plan.extent())
+        .without(&plan.without)
+        .with_drops(&plan.drops)
 }
 
 /// Runs a plan. A panic of the engine is a violation like any other.
@@ -124,6 +147,7 @@ impl crate::SubjectVisitor for Run<'_> {
 
 struct History<S: Subject + 'static> {
     guest: Rc<Guest<S>>,
+    original: Vec<u8>,
     snapshots: Vec<Vec<u8>>,
     workload: Workload,
     effort: Effort,
@@ -132,7 +156,9 @@ struct History<S: Subject + 'static> {
     random: Random,
     crash_percent: u64,
     crash_states: u64,
+    moments: Moments,
     act: u64,
+    is_setup: bool,
     last_digest: u64,
     /// States that were judged since the model changed what is legal.
     judged: BTreeSet<u64>,
@@ -158,6 +184,7 @@ impl<S: Subject + 'static> History<S> {
             keep_log: effort.keep_log,
         };
         let workload = draw_workload(plan, &subject, &made);
+        let original = made.content.clone();
         let mut model = Model::new(made.content);
         if subject.traits().size_is_file_length {
             model = model.with_sizes_between();
@@ -170,10 +197,12 @@ impl<S: Subject + 'static> History<S> {
             operations: Cell::new(0),
             unsettled: Cell::new(false),
             disturbed: Cell::new(false),
+            drops: Cell::new(0),
             flushed: Cell::new(false),
         };
         Self {
             guest: Rc::new(guest),
+            original,
             snapshots: made.snapshots,
             workload,
             effort,
@@ -182,7 +211,9 @@ impl<S: Subject + 'static> History<S> {
             crash_percent: random.pick(&[1, 3, 10]),
             random,
             crash_states: 0,
+            moments: Moments::default(),
             act: 0,
+            is_setup: false,
             last_digest: 0,
             judged: BTreeSet::new(),
             judged_epoch: 0,
@@ -201,6 +232,8 @@ impl<S: Subject + 'static> History<S> {
         report.digest = guest.world.digest();
         report.log = guest.world.log();
         report.crash_states = self.crash_states;
+        report.moments = self.moments;
+        report.dropped = guest.drops.get();
         report.violations.append(&mut guest.violations.borrow_mut());
     }
 
@@ -210,6 +243,11 @@ impl<S: Subject + 'static> History<S> {
         let mut device = self.open()?;
         for act in std::mem::take(&mut self.workload.acts) {
             match act {
+                Act::Setup(task) => {
+                    self.is_setup = true;
+                    self.run_tasks(&device, vec![task])?;
+                    self.is_setup = false;
+                }
                 Act::Tasks(tasks) => self.run_tasks(&device, tasks)?,
                 Act::Resize { number, size } => self.resize(&device, number, size)?,
                 Act::Reopen { .. } => {
@@ -322,6 +360,9 @@ impl<S: Subject + 'static> History<S> {
     }
 
     fn maybe_cut(&mut self) -> Option<()> {
+        if self.is_setup {
+            return Some(());
+        }
         if self.exhaustive {
             let digest = self.guest.world.digest();
             let is_new = self.last_digest != digest;
@@ -342,25 +383,45 @@ impl<S: Subject + 'static> History<S> {
         const SAMPLES: u32 = 4;
         let mut random = Random::of(self.schedule ^ mix(self.random.number()), "cut");
         let cut = Cut::of(&self.guest.world);
-        let all = if self.exhaustive { cut.all_states() } else { None };
-        let states = match all {
-            _ if cut.is_certain() => vec![cut.nothing_survives()],
-            Some(states) => states,
-            None => {
-                let mut states = vec![cut.killed(&mut random), cut.nothing_survives()];
-                states.extend((0..SAMPLES).map(|_| cut.sample(&mut random)));
-                states
+        if cut.is_certain() {
+            return self.judge_new(cut.nothing_survives(), is_end);
+        }
+        if self.exhaustive
+            && let Some(all) = cut.all_states(self.effort.parts_max)
+        {
+            return self.judge_all(&all);
+        }
+        self.moments.sampled += 1;
+        let mut states = vec![cut.killed(&mut random), cut.nothing_survives()];
+        states.extend((0..SAMPLES).map(|_| cut.sample(&mut random)));
+        states.into_iter().try_for_each(|state| self.judge_new(state, is_end))
+    }
+
+    fn judge_all(&mut self, all: &AllStates<'_>) -> Option<()> {
+        for number in 0..all.count() {
+            if self.effort.crash_states_max <= self.crash_states {
+                self.moments.sampled += 1;
+                return Some(());
             }
-        };
-        for state in states {
-            if self.effort.crash_states_max <= self.crash_states && !is_end {
-                break;
-            }
+            let state = all.state(number);
             if self.is_new(&state) {
+                let state = CrashState { description: all.describe(number), ..state };
                 self.judge(&state, self.guest.subject.leaks_max())?;
             }
         }
+        match all.are_torn() {
+            true => self.moments.every_sector += 1,
+            false => self.moments.every_change += 1,
+        }
         Some(())
+    }
+
+    fn judge_new(&mut self, state: CrashState, is_end: bool) -> Option<()> {
+        let is_enough = self.effort.crash_states_max <= self.crash_states && !is_end;
+        if is_enough || !self.is_new(&state) {
+            return Some(());
+        }
+        self.judge(&state, self.guest.subject.leaks_max())
     }
 
     /// Whether this state was not judged before, under the same rules.
@@ -386,6 +447,7 @@ impl<S: Subject + 'static> History<S> {
             subject: &self.guest.subject,
             model: &model,
             files: &state.files,
+            original: &self.original,
             snapshots: &self.snapshots,
             leaks_max,
         };

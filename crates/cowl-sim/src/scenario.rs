@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "freed-cluster-reused",
         shape: plain,
         acts: || {
-            let setup = tasks(&[&[write(0, 2), Operation::Flush]]);
+            let setup = setup(&[write(0, 2), Operation::Flush]);
             vec![setup, tasks(&[&[zero(0, 1, true), write(10, 2), Operation::Flush]])]
         },
     },
@@ -40,7 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "discarded-cluster-reused",
         shape: plain,
         acts: || {
-            let setup = tasks(&[&[write(0, 3), Operation::Flush]]);
+            let setup = setup(&[write(0, 3), Operation::Flush]);
             vec![setup, tasks(&[&[discard(1, 1), Operation::Flush, write(10, 2)], &[read(0, 3)]])]
         },
     },
@@ -48,7 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "neighbour-of-a-zero-cluster",
         shape: plain,
         acts: || {
-            let setup = tasks(&[&[write(0, 2), zero(1, 1, false), Operation::Flush]]);
+            let setup = setup(&[write(0, 2), zero(1, 1, false), Operation::Flush]);
             vec![setup, tasks(&[&[bytes(0, CLUSTER + 100)]])]
         },
     },
@@ -110,7 +110,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "refcount-block-is-added",
         shape: || Shape { refcount_bits: 64, ..plain() },
         acts: || {
-            let setup = tasks(&[&[write(0, 50), Operation::Flush]]);
+            let setup = setup(&[write(0, 50), Operation::Flush]);
             vec![setup, tasks(&[&[write(50, 14), Operation::Flush]])]
         },
     },
@@ -118,8 +118,39 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "refcount-table-grows",
         shape: || Shape { refcount_bits: 64, size: 5000 * CLUSTER, ..plain() },
         acts: || {
-            let setup = tasks(&[&[write(0, 3900), Operation::Flush]]);
-            vec![setup, tasks(&[&[write(3900, 400), Operation::Flush, write(4500, 3)]])]
+            let setup = setup(&[write(0, 3780), Operation::Flush]);
+            let more = [write(3780, 60), Operation::Flush, write(4500, 3), Operation::Flush];
+            vec![setup, tasks(&[&more])]
+        },
+    },
+    Scenario {
+        name: "subclusters-over-a-backing-file",
+        shape: || Shape { cluster_bits: 14, extended_l2: true, size: 6 << 14, ..overlay() },
+        acts: || {
+            let zeros = Operation::Zero { at: 1024, length: 512, unmap: true };
+            let one = [bytes(100, 100), zeros, Operation::Flush, bytes(1100, 600)];
+            vec![tasks(&[&one, &[Operation::Discard { at: 0, length: 1024 }, Operation::Flush]])]
+        },
+    },
+    Scenario {
+        name: "delayed-refcounts",
+        shape: || Shape { lazy_refcounts: true, ..plain() },
+        acts: || {
+            let one = [write(0, 2), Operation::Flush, discard(0, 1), Operation::Flush, write(9, 1)];
+            vec![tasks(&[&one])]
+        },
+    },
+    Scenario {
+        name: "bitmap-that-records-writes",
+        shape: || Shape { has_bitmap: true, cluster_bits: 10, ..plain() },
+        acts: || vec![tasks(&[&[bytes(0, 1024), Operation::Flush, discard(0, 2)]])],
+    },
+    Scenario {
+        name: "raw-data-file",
+        shape: || Shape { data_file: DataFile::Raw, ..plain() },
+        acts: || {
+            let one = [bytes(100, 900), Operation::Flush, discard(0, 1), bytes(700, 300)];
+            vec![tasks(&[&one, &[zero(3, 2, true), Operation::Flush]])]
         },
     },
     Scenario {
@@ -148,11 +179,22 @@ impl Scenario {
         (self.shape)()
     }
 
+    /// How many requests come before the matter.
+    #[must_use]
+    pub fn setup_len(&self) -> usize {
+        let lengths = self.workload().acts.into_iter().map(|act| match act {
+            Act::Setup(task) => task.len(),
+            Act::Tasks(_) | Act::Resize { .. } | Act::Reopen { .. } => 0,
+        });
+        lengths.sum()
+    }
+
     /// What is done, numbered.
     #[must_use]
     pub fn workload(&self) -> Workload {
         let mut acts = (self.acts)();
         let requests = acts.iter_mut().flat_map(|act| match act {
+            Act::Setup(task) => task.iter_mut().collect::<Vec<_>>(),
             Act::Tasks(tasks) => tasks.iter_mut().flatten().collect(),
             Act::Resize { .. } | Act::Reopen { .. } => Vec::new(),
         });
@@ -179,6 +221,7 @@ fn plain() -> Shape {
         tiny_caches: true,
         filled_percent: 0,
         has_snapshot: false,
+        has_bitmap: false,
     }
 }
 
@@ -186,9 +229,15 @@ fn overlay() -> Shape {
     Shape { backing: Backing::Raw(2 * L2_ENTRIES * CLUSTER), ..plain() }
 }
 
+fn request(operation: &Operation) -> Request {
+    Request { number: 0, operation: *operation, drop_after: None }
+}
+
+fn setup(task: &[Operation]) -> Act {
+    Act::Setup(task.iter().map(request).collect())
+}
+
 fn tasks(tasks: &[&[Operation]]) -> Act {
-    let request =
-        |operation: &Operation| Request { number: 0, operation: *operation, drop_after: None };
     Act::Tasks(tasks.iter().map(|task| task.iter().map(request).collect()).collect())
 }
 

@@ -85,6 +85,12 @@ pub trait Subject {
     /// What the guest reads of each internal snapshot.
     async fn snapshots(&self, world: &SimWorld) -> Result<Vec<Vec<u8>>, BlockError>;
 
+    /// Whether the metadata promises that no byte has changed since the disk was made.
+    async fn promises_unchanged(&self, world: &SimWorld) -> Result<bool, BlockError>;
+
+    /// The file that reads like the disk at all times, where there is one.
+    fn raw_view(&self) -> Option<usize>;
+
     /// The format's name in QEMU, where QEMU has something to check.
     fn qemu_format(&self) -> Option<&'static str>;
 

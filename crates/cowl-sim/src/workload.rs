@@ -3,7 +3,7 @@
 //! Each history has its own weights (a swarm), so that some are all discards and flushes and others
 //! never flush; and its own few hot spots, so that tasks meet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::stamp::Texture;
 use crate::subject::Traits;
@@ -44,6 +44,8 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "`at` and `length` are bytes, `number` is for replays")]
 pub enum Act {
+    /// One task, during which no power cut is looked at: what comes before the matter.
+    Setup(Vec<Request>),
     /// Tasks side by side; each sends one request after the other.
     Tasks(Vec<Vec<Request>>),
     /// The disk changes its size, alone.
@@ -78,14 +80,27 @@ impl Workload {
         Self { acts }
     }
 
-    /// The numbers of everything in it.
+    /// The numbers of everything in it that can be left out.
     #[must_use]
     pub fn numbers(&self) -> BTreeSet<u32> {
         let numbers = self.acts.iter().flat_map(|act| match act {
+            Act::Setup(_) => Vec::new(),
             Act::Tasks(tasks) => tasks.iter().flatten().map(|request| request.number).collect(),
             Act::Resize { number, .. } | Act::Reopen { number } => vec![*number],
         });
         numbers.collect()
+    }
+
+    /// The same with these requests dropped after so many polls.
+    #[must_use]
+    pub fn with_drops(mut self, drops: &BTreeMap<u32, u32>) -> Self {
+        for act in &mut self.acts {
+            let Act::Tasks(tasks) = act else { continue };
+            for request in tasks.iter_mut().flatten() {
+                request.drop_after = drops.get(&request.number).copied().or(request.drop_after);
+            }
+        }
+        self
     }
 
     /// The same without some of it.
@@ -98,6 +113,7 @@ impl Workload {
             }
         }
         self.acts.retain(|act| match act {
+            Act::Setup(_) => true,
             Act::Tasks(tasks) => !tasks.is_empty(),
             Act::Resize { number, .. } | Act::Reopen { number } => !numbers.contains(number),
         });

@@ -223,6 +223,12 @@ impl SimWorld {
         self.host().faults.injected
     }
 
+    /// Whether nothing failed but changes for which there was no space, and which did nothing.
+    pub(crate) fn was_only_full(&self) -> bool {
+        let host = self.host();
+        host.faults.injected == host.faults.out_of_space
+    }
+
     /// A number that two runs share only when their logs are the same.
     #[must_use]
     pub fn digest(&self) -> u64 {

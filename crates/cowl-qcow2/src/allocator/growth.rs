@@ -12,6 +12,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::allocator::space::Space;
 use crate::allocator::{Granted, Reference};
+use crate::flush::Edge;
 use crate::{Error, Layer};
 
 /// Blocks at the start of what they count, and behind them what needs them.
@@ -45,7 +46,7 @@ impl<S: Storage> Layer<S> {
         // Whatever happens, nobody else uses these clusters.
         space.end = plan.first + plan.blocks + plan.table_clusters;
         self.write_grown(&plan, &table).await?;
-        self.barrier().await?;
+        self.barrier_for(Edge::TableBeforeEntry).await?;
         let table_first = HostCluster::new(plan.first + plan.blocks);
         let table_at = geometry.host_cluster_start(table_first);
         let clusters = u32::try_from(plan.table_clusters).expect("at most 8 MiB");
@@ -124,7 +125,7 @@ impl<S: Storage> Layer<S> {
         // An entry that a dropped request is writing must not land on top of ours.
         self.settle().await;
         self.write_blocks(plan).await?;
-        self.barrier().await?;
+        self.barrier_for(Edge::TableBeforeEntry).await?;
         let mut bytes = Vec::new();
         let mut entries = Vec::new();
         for block in 0..plan.blocks {
@@ -141,7 +142,7 @@ impl<S: Storage> Layer<S> {
         let unknown =
             (1 < plan.blocks).then(|| self.close_if_dropped("refcount blocks may be named or not"));
         writer.change(write).await.0?;
-        self.barrier().await?;
+        self.barrier_for(Edge::RefcountBeforePointer).await?;
         core::mem::forget(unknown);
         space.burnt.truncate(burnt);
         space.table[index..index + entries.len()].copy_from_slice(&entries);

@@ -9,6 +9,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::allocator::space::Space;
 use crate::cache::RefBlock;
+use crate::flush::Edge;
 use crate::writer::Writer;
 use crate::{Error, Layer};
 
@@ -88,9 +89,9 @@ impl<S: Storage> Layer<S> {
         // An entry that a dropped request is writing must not land on top of ours.
         self.settle().await;
         writer.change(self.file().write(host, content, Purpose::RefcountBlock)).await.0?;
-        self.barrier().await?;
+        self.barrier_for(Edge::TableBeforeEntry).await?;
         self.write_table_entry(writer, space, index, entry).await?;
-        self.barrier().await?;
+        self.barrier_for(Edge::RefcountBeforePointer).await?;
         space.burnt.pop();
         space.table[index] = entry;
         space.end = space.end.max(cluster + 1);

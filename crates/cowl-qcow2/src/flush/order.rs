@@ -1,8 +1,9 @@
 //! Every ordering edge of the engine, as data.
 //!
-//! An edge says: the first has to be durable before the second is written. [`Edge::after`] is the
-//! only way to make something wait, so whoever waits names the edge it waits for; and
-//! [`ORDER`] is the only list of them, printed into `docs/internals/flush_order.md` by a test.
+//! An edge says: the first has to be durable before the second is written. Whoever waits names the
+//! edge it waits for: [`Edge::after`] for what a commit writes, `Layer::barrier_for` where there is
+//! a barrier at once. [`ORDER`] is the only list of them, printed into
+//! `docs/internals/flush_order.md` by a test.
 //!
 //! With the feature `canary` one edge can be switched off, to show that the simulator notices.
 //!

@@ -65,6 +65,7 @@ mod tests {
             subject: &subject,
             model: &model,
             files: &made.files,
+            original: &[],
             snapshots: &[],
             leaks_max,
         };

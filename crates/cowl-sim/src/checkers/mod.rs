@@ -1,8 +1,10 @@
 //! What every crash state is held against.
 
+mod bitmaps;
 mod guest_bytes;
 mod metadata;
 mod qemu_check;
+mod raw_view;
 mod reopen;
 mod snapshots;
 
@@ -14,6 +16,8 @@ pub(crate) struct Case<'a, S> {
     pub(crate) subject: &'a S,
     pub(crate) model: &'a Model,
     pub(crate) files: &'a [SimFile],
+    /// What the guest read when the disk was made.
+    pub(crate) original: &'a [u8],
     /// What the guest reads of each internal snapshot.
     pub(crate) snapshots: &'a [Vec<u8>],
     /// Clusters that may be lost.
@@ -45,6 +49,8 @@ pub(crate) fn check<S: Subject>(
     random: &mut Random,
 ) -> Result<(), (&'static str, String)> {
     guest_bytes::check(case).map_err(|text| ("guest bytes", text))?;
+    raw_view::check(case).map_err(|text| ("raw view", text))?;
+    bitmaps::check(case).map_err(|text| ("bitmaps", text))?;
     metadata::check(case).map_err(|text| ("metadata", text))?;
     snapshots::check(case).map_err(|text| ("snapshots", text))?;
     if depth != Depth::Quick {

@@ -69,6 +69,7 @@ mod tests {
                     subject: &subject,
                     model: &model,
                     files,
+                    original: &[],
                     snapshots: &[],
                     leaks_max: 0,
                 })

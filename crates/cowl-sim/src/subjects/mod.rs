@@ -1,5 +1,7 @@
 //! The subjects: what can be simulated, by name.
 
+mod bitmap_fixture;
+mod fixture;
 mod qcow2;
 mod raw;
 mod snapshot_fixture;

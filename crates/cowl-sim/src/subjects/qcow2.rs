@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use cowl_block::{BlockError, RawImage, RawOptions};
-use cowl_format::{ByteCount, GuestOffset, Header, IncompatibleFeatures};
+use cowl_format::{
+    AutoclearFeatures, ByteCount, GuestOffset, Header, IncompatibleFeatures, Version,
+};
 use cowl_qcow2::{
     BeyondEnd, Builder, BuilderFiles, CreateOptions, FindingKind, Image, Layer, LayerFiles,
-    LayerOptions, Preallocation, check, read_header,
+    LayerOptions, Preallocation, check, read_bitmaps, read_header,
 };
 use cowl_storage::{Access, IoBuffer, Purpose};
 
@@ -15,7 +17,7 @@ use crate::geometry::{BACKING_NAME, Backing, DATA_NAME, DataFile, IMAGE_NAME, Sh
 use crate::guest::read_all;
 use crate::stamp::{self, Texture};
 use crate::subject::{HostTraits, Made, MetadataReport, Subject, Traits};
-use crate::subjects::snapshot_fixture;
+use crate::subjects::{bitmap_fixture, snapshot_fixture};
 use crate::{
     Extent, Random, Scenario, SimFile, SimOffload, SimStorage, SimWorld, Workload, WorldOptions,
 };
@@ -37,7 +39,9 @@ impl Qcow2Subject {
     #[must_use]
     pub fn draw(seed: u64, extent: Extent) -> Self {
         let mut random = Random::of(seed, "qcow2");
-        let shape = Shape::draw(&mut random, extent);
+        let mut shape = Shape::draw(&mut random, extent);
+        // Drawn apart, so that what older seeds draw stays the same.
+        shape.has_bitmap = shape.version == Version::V3 && Random::of(seed, "bitmap").chance(12);
         Self { shape, host: HostTraits::draw(&mut random), seed, scenario: None }
     }
 
@@ -178,7 +182,8 @@ impl Subject for Qcow2Subject {
             discard_unit: cluster,
             compresses: self.shape.data_file == DataFile::Internal,
             // Version 2 does not say how large the disk of a snapshot is.
-            resizes: !self.shape.has_snapshot,
+            // Nor is a disk with a bitmap resized yet.
+            resizes: !self.shape.has_snapshot && !self.shape.has_bitmap,
             size_is_file_length: false,
         }
     }
@@ -201,6 +206,9 @@ impl Subject for Qcow2Subject {
         }
         if shape.has_snapshot {
             snapshot_fixture::add(&mut files[0].bytes, SNAPSHOT)?;
+        }
+        if shape.has_bitmap {
+            bitmap_fixture::add(&mut files[0].bytes)?;
         }
         let world = SimWorld::new(WorldOptions::calm(), files.clone());
         let read = run_calm(async {
@@ -245,6 +253,21 @@ impl Subject for Qcow2Subject {
         let snapshot = Some(SNAPSHOT.to_owned());
         let device = self.open_at(world, Access::ReadOnly, snapshot).await?;
         Ok(vec![read_all(&device).await?])
+    }
+
+    async fn promises_unchanged(&self, world: &SimWorld) -> Result<bool, BlockError> {
+        let file = world.storage(0);
+        let header = read_header(&file).await?;
+        if !self.shape.has_bitmap || !header.autoclear.contains(AutoclearFeatures::BITMAPS) {
+            return Ok(false);
+        }
+        let directory = read_bitmaps(&file, &header).await?;
+        // The one bitmap has no bit set: where it may be trusted, nothing was written.
+        Ok(!directory.marks().is_empty())
+    }
+
+    fn raw_view(&self) -> Option<usize> {
+        self.data_index().filter(|_| self.shape.data_file == DataFile::Raw)
     }
 
     fn qemu_format(&self) -> Option<&'static str> {

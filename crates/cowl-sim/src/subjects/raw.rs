@@ -82,6 +82,14 @@ impl Subject for RawSubject {
         Ok(Vec::new())
     }
 
+    async fn promises_unchanged(&self, _: &SimWorld) -> Result<bool, BlockError> {
+        Ok(false)
+    }
+
+    fn raw_view(&self) -> Option<usize> {
+        None
+    }
+
     fn qemu_format(&self) -> Option<&'static str> {
         None
     }
