@@ -35,7 +35,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cowl-block", &["cowl-format", "cowl-storage"]),
     ("cowl-qcow2", &["cowl-format", "cowl-storage", "cowl-block"]),
     ("cowl", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
-    ("cowl-tools", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl"]),
+    (
+        "cowl-tools",
+        &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl", "cowl-sim"],
+    ),
     (
         "cowl-cli",
         &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl", "cowl-tools"],
@@ -47,7 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that only tests may use, so an edge to them counts only outside dev-dependencies.
-const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies", "cowl-sim"];
+const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies"];
 
 pub(crate) fn run() -> Result<(), String> {
     say("\n== tidy\n");

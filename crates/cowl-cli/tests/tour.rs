@@ -15,5 +15,6 @@ fn the_tour_shows_every_command_and_leaves_nothing_behind() {
     }
     assert!(tour.stdout.contains("Images are identical."));
     assert!(tour.stdout.contains("intact"));
+    assert!(tour.stdout.contains("images left by power cuts: all open, check"));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

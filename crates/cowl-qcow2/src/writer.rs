@@ -176,8 +176,8 @@ impl<S: Storage> Layer<S> {
     }
 
     /// Changes a part of the header that lies in one sector, and makes the change durable. The
-    /// header in memory changes only then. A full file system fails the caller alone: before the next
-    /// change the header is written as it was. After any other failure the image is read-only.
+    /// header in memory changes only then. A full file system fails the caller alone: before the
+    /// next change the header is written as it was. After any other failure the image is read-only.
     pub(crate) async fn update_header(
         &self,
         field: HeaderField,
@@ -199,8 +199,8 @@ impl<S: Storage> Layer<S> {
 }
 
 impl<S: Storage> Layer<S> {
-    /// Writes one field of `header`. Where that fails, what the file says is not known: the image is
-    /// read-only then, unless it was for want of space, when the caller has noted it as unsure.
+    /// Writes one field of `header`. Where that fails, what the file says is not known: the image
+    /// is read-only then, unless it was for want of space, when the caller has noted it as unsure.
     async fn write_header_field(
         &self,
         writer: &Writer<S>,

@@ -32,7 +32,8 @@ impl Canary {
         self.caught.is_some() && self.is_innocent_otherwise
     }
 
-    /// Ignores the edge of `rule` in the histories of seeds from `seed` on, until one breaks a rule.
+    /// Ignores the edge of `rule` in the histories of seeds from `seed` on, until one breaks a
+    /// rule.
     #[must_use]
     pub fn hunt(rule: Rule, seed: u64) -> Self {
         ignore_edge(Some(rule.edge));

@@ -209,8 +209,8 @@ impl Cut {
         }
     }
 
-    /// Every state, where there are few: those of at most `parts_max` parts. Whole changes are taken or left
-    /// when their sectors are too many and the changes are not.
+    /// Every state, where there are few: those of at most `parts_max` parts. Whole changes are
+    /// taken or left when their sectors are too many and the changes are not.
     #[must_use]
     pub fn all_states(&self, parts_max: usize) -> Option<AllStates<'_>> {
         let optional = self.optional();

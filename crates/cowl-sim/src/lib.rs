@@ -35,6 +35,7 @@ mod workload;
 
 #[cfg(feature = "canary")]
 mod canary;
+mod demonstration;
 mod drops;
 mod plan;
 mod report;
@@ -44,6 +45,7 @@ mod shrink;
 #[cfg(feature = "canary")]
 pub use canary::{CANARY_HISTORIES_MAX, Canary};
 pub use cut::{AllStates, COMPLETE_PARTS_MAX, CrashState, Cut, EXHAUSTIVE_PARTS_MAX};
+pub use demonstration::demonstrate;
 pub use drops::drop_everywhere;
 pub use effect::SECTOR;
 pub use executor::{DropAfter, Executor, Step, Task, Yield, run_calm};

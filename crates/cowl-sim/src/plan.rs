@@ -56,8 +56,8 @@ impl Plan {
         }
     }
 
-    /// History `number` of a run over `subjects` from `seed` on. One in eight is small, and looked at
-    /// from all sides.
+    /// History `number` of a run over `subjects` from `seed` on. One in eight is small, and looked
+    /// at from all sides.
     #[must_use]
     pub fn of_number(subjects: &[SubjectKind], seed: u64, number: u64) -> Self {
         let seed = seed.wrapping_add(number);

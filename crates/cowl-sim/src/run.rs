@@ -1,5 +1,6 @@
 //! Runs one history: a disk is made, used, cut off and looked at, all from one plan.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,8 @@ pub struct Effort {
     pub deep_percent: u64,
     /// And how many are shown to qemu-img, in percent.
     pub oracle_percent: u64,
+    /// Whether I/O is made to fail.
+    pub faults: bool,
     /// Whether the log is kept.
     pub keep_log: bool,
 }
@@ -41,6 +44,7 @@ impl Effort {
         parts_max: 0,
         deep_percent: 15,
         oracle_percent: 1,
+        faults: true,
         keep_log: false,
     };
 
@@ -50,6 +54,7 @@ impl Effort {
         parts_max: EXHAUSTIVE_PARTS_MAX,
         deep_percent: 3,
         oracle_percent: 0,
+        faults: true,
         keep_log: false,
     };
 
@@ -116,15 +121,18 @@ pub fn run(plan: &Plan, effort: Effort) -> Report {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         plan.subject.with(plan.seed, plan.extent(), Run { plan, effort })
     }));
-    ran.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default();
-        let violations = vec![Violation { checker: "panic", text }];
-        Report { violations, ..Report::new(plan) }
-    })
+    ran.unwrap_or_else(|panic| report_panic(plan, panic.as_ref()))
+}
+
+/// A history that ended with a panic of the engine.
+pub(crate) fn report_panic(plan: &Plan, panic: &(dyn Any + Send)) -> Report {
+    let text = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default();
+    let violations = vec![Violation { checker: "panic", text }];
+    Report { violations, ..Report::new(plan) }
 }
 
 struct Run<'a> {
@@ -136,13 +144,18 @@ impl crate::SubjectVisitor for Run<'_> {
     type Output = Report;
 
     fn visit<S: Subject + 'static>(self, subject: S) -> Report {
-        let mut report = Report::new(self.plan);
-        match subject.make() {
-            Ok(made) => History::new(subject, made, self.plan, self.effort).run(&mut report),
-            Err(text) => report.violations.push(Violation { checker: "make", text }),
-        }
-        report
+        run_subject(subject, self.plan, self.effort)
     }
+}
+
+/// Runs a plan on a subject, whatever the plan says of that.
+pub(crate) fn run_subject<S: Subject + 'static>(subject: S, plan: &Plan, effort: Effort) -> Report {
+    let mut report = Report::new(plan);
+    match subject.make() {
+        Ok(made) => History::new(subject, made, plan, effort).run(&mut report),
+        Err(text) => report.violations.push(Violation { checker: "make", text }),
+    }
+    report
 }
 
 struct History<S: Subject + 'static> {
@@ -180,7 +193,10 @@ impl<S: Subject + 'static> History<S> {
             can_discard: host.can_discard,
             knows_holes: host.knows_holes,
             keep_lengths: plan.keep_lengths,
-            faults: draw_faults(plan).into_iter().map(|(_, fault)| fault).collect(),
+            faults: if effort.faults { draw_faults(plan) } else { Vec::new() }
+                .into_iter()
+                .map(|(_, fault)| fault)
+                .collect(),
             keep_log: effort.keep_log,
         };
         let workload = draw_workload(plan, &subject, &made);

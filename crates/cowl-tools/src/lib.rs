@@ -47,4 +47,4 @@ pub use measure::{
     TargetError, measure, measure_image,
 };
 pub use progress::{Progress, Unwatched};
-pub use tour::{StoredFile, Tour, TourError, TourStep};
+pub use tour::{PowerCuts, StoredFile, Tour, TourError, TourStep};

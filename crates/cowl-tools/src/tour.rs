@@ -76,7 +76,25 @@ const STEPS: &[TourStep] = &[
         title: "Back to raw, read back and compared, with the digest of the content.",
         arguments: &["convert", "-O", "raw", "--verify", "--digest", "small.qcow2", "back.raw"],
     },
+    TourStep {
+        title: "The first 4 MiB as an image of their own, for what comes last.",
+        arguments: &["dd", "-O", "qcow2", "bs=1M", "count=4", "if=disk.raw", "of=cut.qcow2"],
+    },
 ];
+
+/// What became of the power cuts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PowerCuts {
+    /// Requests that were sent.
+    pub requests: u64,
+    /// States that power cuts left, each of them opened, read and checked.
+    pub crash_states: u64,
+    /// The first rule that was broken, in words.
+    pub violation: Option<String>,
+}
+
+/// States that power cuts leave, to be judged.
+const CRASH_STATES: u64 = 240;
 
 /// A file found in the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +179,20 @@ impl Tour {
             files.push(StoredFile { bytes: content.len() as u64, name, intact });
         }
         Ok(files)
+    }
+
+    /// Lets simulated guests write to the last image on a simulated host that loses power again and
+    /// again, and judges what that leaves.
+    pub fn power_cuts(&self) -> Result<PowerCuts, TourError> {
+        let image = std::fs::read(self.folder.path().join("cut.qcow2"))?;
+        Ok(match cowl_sim::demonstrate(&image, 1, CRASH_STATES) {
+            Ok(totals) => PowerCuts {
+                requests: totals.operations,
+                crash_states: totals.crash_states,
+                violation: None,
+            },
+            Err(text) => PowerCuts { requests: 0, crash_states: 0, violation: Some(text) },
+        })
     }
 
     fn expected(&self, name: &str) -> io::Result<Vec<u8>> {

@@ -1,5 +1,5 @@
-//! Changes an image by hand in ways that cowl cannot yet: space comes from behind the end of the file,
-//! and every cluster is counted.
+//! Changes an image by hand in ways that cowl cannot yet: space comes from behind the end of the
+//! file, and every cluster is counted.
 
 use cowl_format::{
     ByteCount, Geometry, Header, HostCluster, HostOffset, RefcountBlock, RefcountTableEntry,

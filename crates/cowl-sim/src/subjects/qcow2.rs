@@ -279,11 +279,7 @@ impl Subject for Qcow2Subject {
     }
 
     fn leaks_max(&self) -> u64 {
-        /// Clusters that may be reserved and unused, as `ImageStats::reserved_clusters_max` says
-        /// for small ones.
-        const RESERVED_MAX: u64 = 8224;
-        // Requests under way have taken theirs, at most about as many as the disk has.
-        RESERVED_MAX + self.shape.size / self.shape.cluster()
+        leaks_max(self.shape.size, self.shape.cluster())
     }
 }
 
@@ -308,7 +304,17 @@ impl Qcow2Subject {
     }
 }
 
-async fn check_image(world: &SimWorld) -> Result<MetadataReport, BlockError> {
+/// Clusters that a crash may cost a disk of `size` bytes.
+pub(super) fn leaks_max(size: u64, cluster: u64) -> u64 {
+    /// Clusters that may be reserved and unused, as `ImageStats::reserved_clusters_max` says
+    /// for small ones.
+    const RESERVED_MAX: u64 = 8224;
+    // Requests under way have taken theirs, at most about as many as the disk has.
+    RESERVED_MAX + size / cluster
+}
+
+/// What the engine's own check says of the first file.
+pub(super) async fn check_image(world: &SimWorld) -> Result<MetadataReport, BlockError> {
     let file = world.storage(0);
     let header: Header = read_header(&file).await?;
     let report = check(&file, &header, None, &()).await?;

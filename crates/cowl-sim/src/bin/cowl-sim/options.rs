@@ -13,7 +13,8 @@ cowl-sim [OPTIONS]
   --exhaustive       few requests in each history, and all its crash states
   --keep-lengths     lengths that writes gave a file survive every power cut
   --fixed-size       disks never change their size
-  --scenarios        each history written by hand, with every crash state, in 4 orders or --histories
+  --scenarios        each history written by hand, with every crash state, in 4 orders
+                     (or as many as --histories says)
   --drops            the same, each request dropped wherever it waits
   --canary           ignore each edge of the engine's order until it is noticed
   --replay LINE      run the history of a replay line, and print what happened
