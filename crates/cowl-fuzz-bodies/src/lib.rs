@@ -7,6 +7,8 @@
 //! | `open_read` | a file                          | reads, extents and chains agree    |
 //! | `check`     | a file                          | any order of work, the same report |
 //! | `mutate`    | a seed, edits of its structures | all of the above                   |
+//! | `operations`| a shape, then operations        | the image is what a model says     |
+//! | `rewrite`   | a seed, edits, then operations  | the same, if the image was sound   |
 //!
 //! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a
 //! hang shows before it is one.
@@ -16,22 +18,26 @@ mod budget;
 mod codec;
 mod image;
 mod mutate;
+mod operate;
 mod seeds;
 
 pub use budget::{Budget, BudgetStorage};
 pub use codec::{header, tables};
 pub use image::{check, open_read};
 pub use mutate::mutate;
+pub use operate::{operations, rewrite};
 pub use seeds::{SEEDS, Seed};
 
 /// A body: takes any bytes, panics when something that must hold does not.
 pub type Body = fn(&[u8]);
 
 /// Every body with the name of its target and of its folder in the corpus.
-pub const BODIES: [(&str, Body); 5] = [
+pub const BODIES: [(&str, Body); 7] = [
     ("header", header),
     ("tables", tables),
     ("open_read", open_read),
     ("check", check),
     ("mutate", mutate),
+    ("operations", operations),
+    ("rewrite", rewrite),
 ];

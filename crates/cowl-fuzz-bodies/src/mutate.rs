@@ -110,14 +110,20 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 /// Edits a seed as `data` says, then opens, reads and checks it.
 pub fn mutate(data: &[u8]) {
     let Some((&seed, edits)) = data.split_first() else { return };
+    let bytes = edited(seed, edits);
+    open_read(&bytes);
+    check(&bytes);
+}
+
+/// A seed with these edits.
+pub(crate) fn edited(seed: u8, edits: &[u8]) -> Vec<u8> {
     let mut bytes = SEEDS[usize::from(seed) % SEEDS.len()].bytes.to_vec();
     let header = Header::decode(&bytes).expect("a seed is valid");
     let places = Places::find(&bytes, &header);
     for edit in edits.chunks_exact(12).take(EDITS_MAX) {
         apply(&mut bytes, &places, edit);
     }
-    open_read(&bytes);
-    check(&bytes);
+    bytes
 }
 
 fn apply(bytes: &mut Vec<u8>, places: &Places, edit: &[u8]) {
