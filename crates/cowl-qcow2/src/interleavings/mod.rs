@@ -28,7 +28,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner};
 
 /// Rounds of a model by one scheduler, unless the environment says otherwise.
-const ROUNDS: usize = 150;
+const ROUNDS: usize = 300;
 
 /// Changes of priority in one round.
 const PCT_DEPTH: usize = 3;
