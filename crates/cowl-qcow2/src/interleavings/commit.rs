@@ -38,8 +38,7 @@ fn assert_kept(promises: Vec<Promise>) {
 }
 
 // Catches: joining a commit that began before the call (`wanted` without its `+ 1`), `succeeded`
-// that is stored before the commit, a barrier that says nothing was written since after it began,
-// stage B without the barrier of stage A.
+// that is stored before the commit, a commit without its last barrier.
 #[test]
 fn what_was_written_before_a_flush_is_durable_when_it_returns() {
     let file = image_of(2);
@@ -108,14 +107,17 @@ fn flushes_at_once_share_a_barrier() {
     assert!(fewest.load(Relaxed) < 3, "nobody ever joined");
 }
 
-// Catches: a flush that finds nothing written since the last barrier began, and does not wait for
+// Catches: a barrier that says "nothing written since" when it returns and not when it begins; a
+// flush that finds nothing written since the last barrier began, and does not wait for
 // that barrier (which whoever grows a table or changes the header runs beside the commits).
 #[test]
 fn a_flush_waits_for_a_barrier_that_somebody_else_began() {
     let file = image_of(2);
-    explore(30, move || {
+    explore(150, move || {
         let stage = Arc::new(Stage::new(file.snapshot()));
         let image = open(&stage, Access::ReadWrite);
+        // The first write of a session has barriers of its own.
+        write_and_flush(&stage, &image, 1, 0x3f).unwrap();
         let promises = Mutex::new(Vec::new());
         threads(2, |thread| {
             if thread == 0 {
@@ -123,8 +125,8 @@ fn a_flush_waits_for_a_barrier_that_somebody_else_began() {
                 block_on(image.top().barrier()).unwrap();
                 return;
             }
-            for cluster in 0..2 {
-                let promise = write_and_flush(&stage, &image, cluster, 0x40).unwrap();
+            for value in 0x40..0x42 {
+                let promise = write_and_flush(&stage, &image, 0, value).unwrap();
                 promises.lock().unwrap().push(promise);
             }
         });

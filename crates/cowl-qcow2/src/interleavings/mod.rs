@@ -30,8 +30,8 @@ use shuttle::{Config, Runner};
 /// Rounds of a model by one scheduler, unless the environment says otherwise.
 const ROUNDS: usize = 300;
 
-/// Changes of priority in one round.
-const PCT_DEPTH: usize = 3;
+/// Changes of priority in one round: few find what is far-fetched, more what takes many steps.
+const PCT_DEPTHS: [usize; 2] = [3, 6];
 
 /// Runs a model in many orders. `scale` is how much of the rounds it gets, in percent: a whole
 /// image takes longer than a lock.
@@ -43,7 +43,9 @@ pub(crate) fn explore(scale: usize, model: impl Fn() + Send + Sync + 'static) {
     let rounds = (rounds * scale / 100).max(1);
     let _replay = Replay { seed };
     run(RandomScheduler::new_from_seed(seed, rounds), &model);
-    run(PctScheduler::new_from_seed(seed, PCT_DEPTH, rounds), &model);
+    for depth in PCT_DEPTHS {
+        run(PctScheduler::new_from_seed(seed, depth, rounds.div_ceil(2)), &model);
+    }
 }
 
 /// Runs something once, in one order, to make what models start with.

@@ -14,6 +14,11 @@ use cowl_storage::{
 };
 use shuttle::future::yield_now;
 
+use crate::sync::thread_number;
+
+/// Turns that an I/O leaves to others at most.
+const GIVE_WAY_MAX: usize = 300;
+
 /// The storage. Its own locks are never held where another thread may go on.
 pub(crate) struct Stage {
     memory: MemoryStorage,
@@ -33,6 +38,8 @@ struct State {
     /// The barrier with this number fails, and none after it: the host forgets its errors.
     failing_barrier: Option<u64>,
     barriers_begun: u64,
+    /// The only thread whose data moves; others give way.
+    hurried: Option<usize>,
     /// The write of this purpose that fails, once.
     failing_write: Option<Purpose>,
 }
@@ -56,6 +63,31 @@ impl Stage {
         let mut state = self.state();
         state.now += 1;
         state.now
+    }
+
+    /// From now on I/O of data by other threads takes so long that this one gets far ahead.
+    pub(crate) fn hurry(&self) {
+        self.state().hurried = Some(thread_number());
+    }
+
+    /// Everybody is as fast as before.
+    pub(crate) fn hurry_no_more(&self) {
+        self.state().hurried = None;
+    }
+
+    fn gives_way(&self, purpose: Purpose) -> bool {
+        let hurried = self.state().hurried;
+        purpose == Purpose::GuestData && hurried.is_some_and(|thread| thread != thread_number())
+    }
+
+    /// Waits long, but not for ever: who is in a hurry may wait for this very I/O.
+    async fn give_way(&self, purpose: Purpose) {
+        for _ in 0..GIVE_WAY_MAX {
+            yield_now().await;
+            if !self.gives_way(purpose) {
+                break;
+            }
+        }
     }
 
     /// How many barriers have begun.
@@ -132,7 +164,7 @@ impl Storage for Stage {
         buffer: IoBuffer,
         purpose: Purpose,
     ) -> IoResult<ByteCount> {
-        yield_now().await;
+        self.give_way(purpose).await;
         let read = self.memory.read(at, buffer, purpose).await;
         yield_now().await;
         read
@@ -144,7 +176,7 @@ impl Storage for Stage {
         buffers: Vec<IoBuffer>,
         purpose: Purpose,
     ) -> IoResult<ByteCount, Vec<IoBuffer>> {
-        yield_now().await;
+        self.give_way(purpose).await;
         let read = self.memory.read_vectored(at, buffers, purpose).await;
         yield_now().await;
         read
@@ -152,7 +184,7 @@ impl Storage for Stage {
 
     async fn write(&self, at: HostOffset, buffer: IoBuffer, purpose: Purpose) -> IoResult<()> {
         let mut way = OnItsWay { stage: self, write: Some((at, buffer.to_vec())) };
-        yield_now().await;
+        self.give_way(purpose).await;
         way.write = None;
         let fails = self.state().failing_write.take_if(|failing| *failing == purpose).is_some();
         if fails {
@@ -180,7 +212,7 @@ impl Storage for Stage {
         buffer: &mut [u8],
         purpose: Purpose,
     ) -> Option<Result<ByteCount, StorageError>> {
-        if self.waits() {
+        if self.waits() || self.gives_way(purpose) {
             return None;
         }
         shuttle::thread::yield_now();
@@ -195,7 +227,7 @@ impl Storage for Stage {
         bytes: &[u8],
         purpose: Purpose,
     ) -> Option<Result<(), StorageError>> {
-        if self.waits() || self.state().failing_write.is_some() {
+        if self.waits() || self.gives_way(purpose) || self.state().failing_write.is_some() {
             return None;
         }
         shuttle::thread::yield_now();
@@ -257,7 +289,9 @@ impl Storage for Stage {
             state.barriers_begun += 1;
             state.failing_barrier.is_some_and(|number| number == state.barriers_begun)
         };
-        yield_now().await;
+        for _ in 0..3 {
+            yield_now().await;
+        }
         if fails {
             return Err(self.error(Operation::Barrier));
         }

@@ -16,8 +16,8 @@ use std::sync::PoisonError;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Event, Mutex, thread_number};
 
-/// More than cores that hand requests to one image.
-const SHARDS: usize = 16;
+/// More than cores that hand requests to one image; as many as matter where a scheduler runs them.
+const SHARDS: usize = if cfg!(all(test, feature = "interleavings")) { 2 } else { 16 };
 
 /// A cache line of its own, and the neighbour that is fetched with it.
 #[repr(align(128))]
