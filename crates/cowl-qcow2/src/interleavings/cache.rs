@@ -98,7 +98,7 @@ fn everybody_who_asks_shares_one_load() {
     });
 }
 
-// Catches: a cache that waits for a load under a lock of its map.
+// A hit that waited for the load would be a deadlock here.
 #[test]
 fn hits_go_on_while_another_key_is_loaded() {
     explore(200, || {

@@ -85,7 +85,7 @@ fn a_barrier_that_fails_fails_every_flush_that_needed_it_and_all_later_ones() {
     });
 }
 
-// Catches: a barrier for each flush whatever the others do.
+// A barrier for each flush, whatever the others do, would fail it: some round must need fewer.
 #[test]
 fn flushes_at_once_share_a_barrier() {
     let file = image_of(3);

@@ -101,7 +101,7 @@ fn a_drain_waits_for_every_request_before_it() {
 }
 
 // Catches: `Pin::drop` that leaves although a change is under way; `take_abandoned` whose result,
-// dropped, releases the pins; `abandon` that stores `has_abandoned` from before it took the lock.
+// dropped, releases the pins.
 #[test]
 fn a_dropped_request_counts_until_the_storage_has_settled() {
     explore(300, || {

@@ -96,8 +96,8 @@ fn work(image: &Image<Stage>, model: &mut [u8], round: u64) {
     done.iter().for_each(|owned| apply(model, &owned.lock().unwrap()));
 }
 
-// Catches: each of the mutations that `reuse` and `tables` catch, if with more rounds; a partial
-// write that fills its cluster before it has the claim.
+// Catches: much of what the smaller models catch: claims that overlap or wake nobody, tables that
+// take changes after they have left, copies taken before the lock, joining an older commit.
 #[test]
 fn threads_that_share_clusters_lose_nothing_and_leak_nothing() {
     let file = image_of(2);
