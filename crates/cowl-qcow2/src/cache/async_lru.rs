@@ -248,7 +248,7 @@ where
     }
 
     /// Whether there is no entry, loaded or not.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "interleavings"))]
     pub(crate) fn is_empty(&self) -> bool {
         self.map.pin().len() == 0
     }

@@ -162,7 +162,8 @@ fn a_load_that_nobody_finishes_leaves_nothing_behind() {
     });
 }
 
-// Catches: an eviction that does not ask `retire`, and one that takes out whatever is there by then.
+// Catches: an eviction that does not ask `retire`, and one that takes out whatever is there by
+// then.
 #[test]
 fn changes_are_never_evicted_and_what_was_evicted_takes_none() {
     explore(600, || {

@@ -169,7 +169,8 @@ fn a_write_back_that_failed_or_was_dropped_is_made_up_for() {
     });
 }
 
-// Catches: `made_durable` before the barrier, `take_copy` that reports a change made after the copy.
+// Catches: `made_durable` before the barrier, `take_copy` that reports a change made after the
+// copy.
 #[test]
 fn a_refcount_that_counts_as_durable_is_durable() {
     let empty = Empty::new();
