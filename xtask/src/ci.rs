@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: all that CI runs, cheapest first.
 
 use crate::command::{cargo, exists, run};
+use crate::interleavings::run_interleavings;
 use crate::{say, tidy};
 
 fn run_all_tests() -> Result<(), String> {
@@ -30,6 +31,7 @@ fn run_steps() -> Result<(), String> {
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run_all_tests()?;
     run_canaries()?;
+    run_interleavings(&[])?;
     run_docs()?;
     check_leaves()?;
     if !exists("qemu-img") {

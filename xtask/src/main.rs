@@ -3,6 +3,7 @@
 mod ci;
 mod command;
 mod fuzz;
+mod interleavings;
 mod tidy;
 
 use std::io::Write;
@@ -15,6 +16,8 @@ cargo xtask COMMAND
   tidy               the project's own rules: edges, file heads, widths, sizes
   fuzz [MINUTES]     each fuzz target for so many minutes (1)
   sim [ARGS]         power cuts, faults and chance: --minutes N, --seed S, --replay LINE
+  interleavings [ROUNDS [SEED]]
+                     threads of the engine's models in many orders, ROUNDS (300) for each model
   bench [ARGS]       side by side with raw, qemu-img, imago and qcow2-rs
   on-disk            accept the current on-disk format sources as documented
 ";
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "fuzz" => fuzz::run_fuzz(&rest),
         "sim" => sim(&rest),
+        "interleavings" => interleavings::run_interleavings(&rest),
         "bench" => bench(&rest),
         "on-disk" => tidy::accept_on_disk(),
         "help" | "--help" | "-h" | "" => {

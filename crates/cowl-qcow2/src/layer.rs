@@ -4,7 +4,6 @@
 //! it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cowl_format::IncompatibleFeatures;
 use cowl_format::{ByteCount, Corruption, Geometry, Header, HeaderField, HostCluster};
@@ -14,6 +13,7 @@ use crate::cache::{AsyncLruCache, DecodedBackend, DecodedCluster, DecodedKey, Me
 use crate::mapping::L1Table;
 use crate::open::{BeyondEnd, LayerFiles, LayerOptions};
 use crate::request::Compressors;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::writer::Writer;
 use crate::{Error, Offload};
 

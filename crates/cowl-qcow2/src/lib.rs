@@ -24,6 +24,7 @@ mod writer;
 
 mod host;
 mod mapping;
+mod sync;
 
 mod cache;
 
@@ -38,6 +39,9 @@ mod create;
 
 mod error;
 mod offload;
+
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
 
 pub use cache::{
     AsyncLruCache, AsyncLruCacheBackend, CacheDependency, CacheLimits, Charge, L2CacheBackend,

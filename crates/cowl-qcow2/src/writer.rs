@@ -1,16 +1,15 @@
 //! What an image has in addition when it may be changed.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
-use async_lock::OnceCell;
 use cowl_format::{Header, HeaderField};
 use cowl_storage::{IoBuffer, Purpose, Storage};
-use event_listener::Event;
 
 use crate::allocator::{Arenas, Quarantine, RoleMap, Space};
 use crate::flush::{Commits, Edge};
 use crate::request::{Claims, Epochs};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AsyncMutex, AsyncMutexGuard, Event, Mutex, OnceCell};
 use crate::{Error, Layer};
 
 /// Locks for making L2 tables; two tables seldom share one.
@@ -23,16 +22,16 @@ pub(crate) struct Writer<S> {
     pub(crate) roles: RoleMap,
     pub(crate) arenas: Arenas,
     pub(crate) quarantine: Quarantine,
-    pub(crate) space: futures_util::lock::Mutex<Space>,
+    pub(crate) space: AsyncMutex<Space>,
     pub(crate) commits: Commits,
     pub(crate) counters: Counters,
     /// Done before the first change.
     pub(crate) first_write: OnceCell<()>,
     /// One change of size at a time.
-    pub(crate) resizing: futures_util::lock::Mutex<()>,
-    table_locks: [futures_util::lock::Mutex<()>; TABLE_LOCKS],
+    pub(crate) resizing: AsyncMutex<()>,
+    table_locks: [AsyncMutex<()>; TABLE_LOCKS],
     header: Mutex<Header>,
-    header_lock: futures_util::lock::Mutex<()>,
+    header_lock: AsyncMutex<()>,
     /// Told when much waits to be written.
     pub(crate) pressed: Event,
     /// Whether something waited to be written when the clock was last heard.
@@ -70,14 +69,14 @@ impl<S: Storage> Writer<S> {
             roles,
             arenas: Arenas::new(),
             quarantine: Quarantine::default(),
-            space: futures_util::lock::Mutex::new(space),
+            space: AsyncMutex::new(space),
             commits: Commits::default(),
             counters: Counters::default(),
             first_write: OnceCell::new(),
-            resizing: futures_util::lock::Mutex::new(()),
+            resizing: AsyncMutex::new(()),
             table_locks: Default::default(),
             header: Mutex::new(header),
-            header_lock: futures_util::lock::Mutex::new(()),
+            header_lock: AsyncMutex::new(()),
             pressed: Event::new(),
             waited_at_tick: AtomicBool::new(false),
             unsure: Mutex::default(),
@@ -103,12 +102,12 @@ impl<S: Storage> Writer<S> {
     }
 
     /// The lock of whoever makes the L2 table at this index of the L1 table.
-    pub(crate) fn table_lock(&self, l1_index: usize) -> &futures_util::lock::Mutex<()> {
+    pub(crate) fn table_lock(&self, l1_index: usize) -> &AsyncMutex<()> {
         &self.table_locks[l1_index % TABLE_LOCKS]
     }
 
     /// All of these locks: nobody makes a table until they are released.
-    pub(crate) async fn lock_all_tables(&self) -> Vec<futures_util::lock::MutexGuard<'_, ()>> {
+    pub(crate) async fn lock_all_tables(&self) -> Vec<AsyncMutexGuard<'_, ()>> {
         let mut locks = Vec::new();
         for lock in &self.table_locks {
             locks.push(lock.lock().await);

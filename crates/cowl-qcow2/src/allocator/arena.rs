@@ -9,8 +9,7 @@
 //! piece.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use cowl_format::{Geometry, HostCluster};
 use cowl_storage::Storage;
@@ -18,7 +17,8 @@ use cowl_storage::Storage;
 use crate::allocator::Reference;
 use crate::allocator::space::Grant;
 use crate::flush::{After, Edge};
-use crate::request::shard_of_thread;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, thread_number};
 use crate::{Error, Layer};
 
 /// Arenas for data: as many as threads that write at once, as a rule.
@@ -176,7 +176,7 @@ impl<S: Storage> Layer<S> {
         let writer = self.writer()?;
         self.metadata().l2_depends_on_rb().await?;
         let index = match what {
-            ClusterUse::Data => shard_of_thread() % DATA_ARENAS,
+            ClusterUse::Data => thread_number() % DATA_ARENAS,
             ClusterUse::Table => TABLES,
         };
         loop {

@@ -7,7 +7,7 @@
 //! nobody waits for it. A cluster on its way may leak when the process dies, and nothing worse.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use cowl_format::{ByteCount, CompressedDescriptor, Geometry, GuestOffset, HostCluster};
 use cowl_storage::{Purpose, Storage};
@@ -16,6 +16,7 @@ use crate::allocator::space::Space;
 use crate::cache::DecodedKey;
 use crate::flush::Edge;
 use crate::request::Epochs;
+use crate::sync::{AsyncMutex, Mutex, MutexGuard};
 use crate::writer::Writer;
 use crate::{Error, Layer};
 
@@ -40,7 +41,7 @@ pub(crate) struct Quarantine {
     unlinked: Mutex<Vec<Item>>,
     /// The removal is durable.
     durable: Mutex<Vec<Item>>,
-    sweeping: futures_util::lock::Mutex<()>,
+    sweeping: AsyncMutex<()>,
 }
 
 /// What a commit makes durable; given back when that fails.

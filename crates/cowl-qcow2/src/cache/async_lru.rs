@@ -23,13 +23,10 @@
 
 use core::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use async_lock::OnceCell;
-use rustc_hash::FxBuildHasher;
-use seize::Guard;
 
 use crate::Error;
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Map, MapGuard, OnceCell, TryMutex, new_map};
 
 /// Loads what a cache keeps.
 pub trait AsyncLruCacheBackend: Send + Sync {
@@ -54,12 +51,6 @@ pub trait AsyncLruCacheBackend: Send + Sync {
     fn retire(value: &Self::Value) -> bool {
         let _ = value;
         true
-    }
-
-    /// Whether `value` was let go: it must not get back into the cache.
-    fn is_retired(value: &Self::Value) -> bool {
-        let _ = value;
-        false
     }
 }
 
@@ -95,16 +86,48 @@ impl Drop for Charge {
 struct Entry<V> {
     value: OnceCell<Arc<V>>,
     last_used: AtomicU64,
+    fate: AtomicU8,
+}
+
+/// What becomes of an entry without a value is decided once: either one of its loads comes to a
+/// good end, or one that did not takes it out of the map. Otherwise a waiter could give out a value
+/// from an entry that is on its way out, and the next one to ask would load another.
+mod fate {
+    pub(super) const OPEN: u8 = 0;
+    pub(super) const LOADED: u8 = 1;
+    pub(super) const GONE: u8 = 2;
+}
+
+impl<V> Entry<V> {
+    fn new(value: OnceCell<Arc<V>>, now: u64) -> Self {
+        Self { value, last_used: AtomicU64::new(now), fate: AtomicU8::new(fate::OPEN) }
+    }
+
+    /// Decides it, if nobody has. Returns whether it is decided so.
+    fn decide(&self, fate: u8) -> bool {
+        let (order, found) = (Ordering::AcqRel, Ordering::Acquire);
+        let decided = self.fate.compare_exchange(fate::OPEN, fate, order, found);
+        decided.is_ok() || decided == Err(fate)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.fate.load(Ordering::Acquire) == fate::GONE
+    }
+}
+
+/// Why a load has no value.
+enum NoValue {
+    Failed(Error),
+    /// The entry went before the load was done.
+    Gone,
 }
 
 /// Values that may wait to be freed while an eviction is under way; it frees them all in the end.
 const EVICTED_MAX: usize = 1024;
 
-type Map<K, V> = papaya::HashMap<K, Arc<Entry<V>>, FxBuildHasher>;
-
 /// The cache; see the file head for what it promises.
 pub struct AsyncLruCache<K, V, B> {
-    map: Map<K, V>,
+    map: Map<K, Arc<Entry<V>>>,
     backend: B,
     weight: Arc<AtomicUsize>,
     weight_max: usize,
@@ -112,7 +135,7 @@ pub struct AsyncLruCache<K, V, B> {
     clock: AtomicU64,
     misses: AtomicU64,
     // One eviction at a time; others go on without waiting.
-    eviction: async_lock::Mutex<()>,
+    eviction: TryMutex<()>,
 }
 
 impl<K, V, B> AsyncLruCache<K, V, B>
@@ -124,16 +147,13 @@ where
     /// An empty cache of at most `weight_max` bytes.
     pub fn new(backend: B, weight_max: usize) -> Self {
         Self {
-            map: papaya::HashMap::builder()
-                .hasher(FxBuildHasher)
-                .collector(seize::Collector::new().batch_size(EVICTED_MAX))
-                .build(),
+            map: new_map(EVICTED_MAX),
             backend,
             weight: Arc::new(AtomicUsize::new(0)),
             weight_max,
             clock: AtomicU64::new(1),
             misses: AtomicU64::new(0),
-            eviction: async_lock::Mutex::new(()),
+            eviction: TryMutex::new(()),
         }
     }
 
@@ -170,15 +190,18 @@ where
                 return Ok(Arc::clone(value));
             }
             let guard = LoadGuard { map: &self.map, key, entry: &entry };
-            let value = entry.value.get_or_try_init(|| self.load(key)).await.map(Arc::clone);
+            let load = entry.value.get_or_try_init(|| self.load(key, &entry));
+            let value = load.await.map(Arc::clone);
             drop(guard);
-            let value = value?;
-            self.touch(&entry);
-            // A loader that failed beside us may have taken the entry out of the map; then somebody
-            // else may be loading the key again, and there must be one value for a key.
-            if self.is_current(key, &entry) {
-                self.evict();
-                return Ok(value);
+            match value {
+                Ok(value) => {
+                    self.touch(&entry);
+                    self.evict();
+                    return Ok(value);
+                }
+                Err(NoValue::Failed(error)) => return Err(error),
+                // Somebody else's load of the entry failed or was dropped.
+                Err(NoValue::Gone) => {}
             }
         }
     }
@@ -192,7 +215,7 @@ where
     ///
     /// What was there lives on for those who hold it; no load for `key` may be under way.
     pub fn insert(&self, key: K, value: Arc<V>) {
-        let entry = Entry { value: OnceCell::from(value), last_used: AtomicU64::new(self.now()) };
+        let entry = Entry::new(OnceCell::from(value), self.now());
         self.map.pin().insert(key, Arc::new(entry));
         self.grown();
     }
@@ -200,6 +223,15 @@ where
     /// Takes the value for `key` out of the cache, whatever it is.
     pub fn remove(&self, key: K) {
         self.map.pin().remove(&key);
+    }
+
+    /// Takes `value` out if it is there although it was let go: whoever let it go is about to, and
+    /// nobody has to wait for that.
+    pub(crate) fn remove_retired(&self, key: K, value: &Arc<V>) {
+        let is_it = |_: &K, entry: &Arc<Entry<V>>| {
+            entry.value.get().is_some_and(|other| Arc::ptr_eq(other, value))
+        };
+        self.map.pin().remove_if(&key, is_it).ok();
     }
 
     /// Takes out all values that may go.
@@ -215,29 +247,26 @@ where
         self.evict();
     }
 
+    /// Whether there is no entry, loaded or not.
+    #[cfg(all(test, feature = "interleavings"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.map.pin().len() == 0
+    }
+
     fn entry(&self, key: K) -> Arc<Entry<V>> {
         let map = self.map.pin();
-        let new =
-            || Arc::new(Entry { value: OnceCell::new(), last_used: AtomicU64::new(self.now()) });
+        let new = || Arc::new(Entry::new(OnceCell::new(), self.now()));
         Arc::clone(map.get_or_insert_with(key, new))
     }
 
-    fn is_current(&self, key: K, entry: &Arc<Entry<V>>) -> bool {
-        let map = self.map.pin();
-        if !Arc::ptr_eq(map.get_or_insert_with(key, || Arc::clone(entry)), entry) {
-            return false;
+    async fn load(&self, key: K, entry: &Entry<V>) -> Result<Arc<V>, NoValue> {
+        if entry.is_gone() {
+            return Err(NoValue::Gone);
         }
-        // Evicted meanwhile, and back through this very call: out again.
-        let is_retired = entry.value.get().is_some_and(|value| B::is_retired(value));
-        if is_retired {
-            map.remove_if(&key, |_, other| Arc::ptr_eq(other, entry)).ok();
-        }
-        !is_retired
-    }
-
-    async fn load(&self, key: K) -> Result<Arc<V>, Error> {
         self.tick();
-        self.backend.load(key, Charge::new(&self.weight)).await.map(Arc::new)
+        let value = self.backend.load(key, Charge::new(&self.weight)).await;
+        let value = Arc::new(value.map_err(NoValue::Failed)?);
+        if entry.decide(fate::LOADED) { Ok(value) } else { Err(NoValue::Gone) }
     }
 
     fn now(&self) -> u64 {
@@ -314,7 +343,7 @@ where
 
 /// Takes an entry without a value out of the map when its load fails or is dropped.
 struct LoadGuard<'a, K: Copy + Eq + Hash, V> {
-    map: &'a Map<K, V>,
+    map: &'a Map<K, Arc<Entry<V>>>,
     key: K,
     entry: &'a Arc<Entry<V>>,
 }
@@ -324,9 +353,10 @@ impl<K: Copy + Eq + Hash, V> Drop for LoadGuard<'_, K, V> {
         if self.entry.value.is_initialized() {
             return;
         }
-        let is_ours = |_: &K, entry: &Arc<Entry<V>>| {
-            Arc::ptr_eq(entry, self.entry) && !entry.value.is_initialized()
-        };
+        if !self.entry.decide(fate::GONE) {
+            return;
+        }
+        let is_ours = |_: &K, entry: &Arc<Entry<V>>| Arc::ptr_eq(entry, self.entry);
         // Gone already, or somebody else's by now: both are fine.
         self.map.pin().remove_if(&self.key, is_ours).ok();
     }

@@ -3,8 +3,7 @@
 //! Lists of what to write, not of what to keep: a slice or block is on its list once, from its
 //! first change until a write-back takes it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use cowl_storage::IoBuffer;
 
@@ -12,6 +11,8 @@ use crate::cache::l2_slice::{Became, SliceCopy};
 use crate::cache::l2_table::L2Table;
 use crate::cache::ref_block::{BlockCopy, RefBlock};
 use crate::flush::After;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The lists of one image.
 #[derive(Default)]

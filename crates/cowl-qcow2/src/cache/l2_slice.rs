@@ -7,12 +7,13 @@
 //! An extended entry has two words. A reader that meets a change half done reads again: the version
 //! is odd meanwhile.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use cowl_format::L2Entry;
 
 use crate::flush::After;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{Mutex, MutexGuard, spin_loop};
 
 /// Entries of an L2 table, one after another.
 pub(crate) struct L2Slice {
@@ -82,7 +83,7 @@ impl L2Slice {
             if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return Some(L2Entry { raw, bitmap });
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
     }
 

@@ -7,9 +7,8 @@
 //! A table with a slice that differs from the file stays in the cache; one that has left the cache
 //! takes no changes any more, and whoever wants to make one gets the table anew.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use async_lock::OnceCell;
 use cowl_format::{
     ByteCount, Corruption, Geometry, Header, HostCluster, HostOffset, L1Entry, L2Entry, L2Index,
 };
@@ -18,6 +17,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
 use crate::cache::l2_slice::{Became, L2Slice};
 use crate::flush::After;
+use crate::sync::{Mutex, MutexGuard, OnceCell};
 use crate::{Error, host};
 
 /// One L2 table.
@@ -146,6 +146,11 @@ impl<S: Storage> L2CacheBackend<S> {
         *self.areas.lock().unwrap_or_else(PoisonError::into_inner) = areas_of(header);
     }
 
+    /// What a table is found by.
+    pub(crate) fn key_of(&self, table: &L2Table) -> HostCluster {
+        self.header.geometry.host_cluster(table.host)
+    }
+
     /// A table without any mapping, which is not in the file yet.
     pub(crate) fn new_table(&self, cluster: HostCluster, charge: Charge) -> L2Table {
         let geometry = self.header.geometry;
@@ -216,10 +221,6 @@ impl<S: Storage> AsyncLruCacheBackend for L2CacheBackend<S> {
             life.has_left = true;
         }
         life.has_left
-    }
-
-    fn is_retired(table: &L2Table) -> bool {
-        table.life().has_left
     }
 }
 

@@ -10,7 +10,6 @@
 //! [`MetadataCaches::rb_depends_on_l2`], are the cheap summary for whoever uses the caches alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use cowl_format::{Header, HostCluster, L2Entry, L2Index};
 use cowl_storage::Storage;
@@ -23,6 +22,8 @@ use crate::cache::l2_table::{HasLeft, L2CacheBackend, L2Table};
 use crate::cache::ref_block::{RefBlock, RefBlockCacheBackend};
 use crate::cache::write_back;
 use crate::flush::{After, Barriers, Latch};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{AsyncMutex, AsyncMutexGuard};
 
 /// How much memory the caches of one image may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub struct MetadataCaches<S: Storage> {
     barriers: Barriers<S>,
     latch: Latch,
     /// One write-back at a time.
-    write_back: futures_util::lock::Mutex<()>,
+    write_back: AsyncMutex<()>,
 }
 
 impl<S: Storage> MetadataCaches<S> {
@@ -98,7 +99,7 @@ impl<S: Storage> MetadataCaches<S> {
             dirty: Dirty::default(),
             barriers: Barriers::new(files),
             latch: Latch::default(),
-            write_back: futures_util::lock::Mutex::new(()),
+            write_back: AsyncMutex::new(()),
         }
     }
 
@@ -209,7 +210,8 @@ impl<S: Storage> MetadataCaches<S> {
         Arc::new(RefBlock::new(cluster, bytes, geometry, self.rb.charge()))
     }
 
-    /// Changes an entry of a slice that is loaded.
+    /// Changes an entry of a slice that is loaded. Fails for a table that has left the cache: the
+    /// next one to ask gets another.
     pub(crate) fn set_entry(
         &self,
         table: &Arc<L2Table>,
@@ -217,7 +219,9 @@ impl<S: Storage> MetadataCaches<S> {
         entry: L2Entry,
         after: After,
     ) -> Result<(), HasLeft> {
-        let became = table.set(index, entry, after)?;
+        let became = table.set(index, entry, after).inspect_err(|HasLeft| {
+            self.l2.remove_retired(self.l2.backend().key_of(table), table);
+        })?;
         self.dirty.slice_changed(table, table.slice_number(index), became);
         Ok(())
     }
@@ -231,7 +235,10 @@ impl<S: Storage> MetadataCaches<S> {
         count: u64,
         value: u64,
     ) -> Option<u64> {
-        let (change, was_clean) = block.set_run(first, count, value)?;
+        let Some((change, was_clean)) = block.set_run(first, count, value) else {
+            self.rb.remove_retired(self.rb.backend().key_of(block), block);
+            return None;
+        };
         if was_clean {
             self.dirty.block_changed(block);
         }
@@ -276,14 +283,14 @@ impl<S: Storage> MetadataCaches<S> {
     /// Everything that is dirty, for a commit. Fails to compile without holding the lock.
     pub(crate) fn take_dirty(
         &self,
-        _one_at_a_time: &futures_util::lock::MutexGuard<'_, ()>,
+        _one_at_a_time: &AsyncMutexGuard<'_, ()>,
         with_blocks: bool,
     ) -> Taken<'_> {
         self.dirty.take(with_blocks)
     }
 
     /// The lock of whoever writes back.
-    pub(crate) fn write_back_lock(&self) -> &futures_util::lock::Mutex<()> {
+    pub(crate) fn write_back_lock(&self) -> &AsyncMutex<()> {
         &self.write_back
     }
 

@@ -5,14 +5,15 @@
 //! `allocator/quarantine.rs`). Who points to a cluster has to know that its increment is durable: a
 //! change has a number, and the block knows up to which number the file has its changes for good.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use cowl_format::{Geometry, Header, HostCluster, HostOffset, RefcountBlock, RefcountBlockIndex};
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::Error;
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// One refcount block.
 pub struct RefBlock {
@@ -156,6 +157,11 @@ impl<S: Storage> RefBlockCacheBackend<S> {
     pub(crate) fn new(file: &Arc<S>, header: &Arc<Header>) -> Self {
         Self { file: Arc::clone(file), geometry: header.geometry }
     }
+
+    /// What a block is found by.
+    pub(crate) fn key_of(&self, block: &RefBlock) -> HostCluster {
+        self.geometry.host_cluster(block.host)
+    }
 }
 
 impl<S: Storage> AsyncLruCacheBackend for RefBlockCacheBackend<S> {
@@ -180,9 +186,5 @@ impl<S: Storage> AsyncLruCacheBackend for RefBlockCacheBackend<S> {
             content.has_left = true;
         }
         content.has_left
-    }
-
-    fn is_retired(block: &RefBlock) -> bool {
-        block.content().has_left
     }
 }

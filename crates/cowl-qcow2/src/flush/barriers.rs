@@ -7,13 +7,13 @@
 //! A barrier that failed is never trusted again: the image is read-only from then on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cowl_storage::{Purpose, Storage};
 use futures_util::future::join_all;
 
 use crate::Error;
 use crate::flush::Latch;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Which barrier has to have returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,9 +63,12 @@ impl<S: Storage> Barriers<S> {
         }
     }
 
-    /// Whether there is anything to make durable.
+    /// Whether there is anything to make durable: something was written since the last barrier
+    /// started, or that one has not returned.
     pub(crate) fn is_touched(&self) -> bool {
+        // In this order: a barrier that starts in between is seen.
         self.is_touched.load(Ordering::SeqCst)
+            || self.returned.load(Ordering::SeqCst) < self.started.load(Ordering::SeqCst)
     }
 
     /// How many barriers were started.

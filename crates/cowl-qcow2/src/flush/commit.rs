@@ -12,14 +12,14 @@
 //! Concurrent flushes join: whoever finds that a commit has started and succeeded since it asked is
 //! done.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use cowl_format::{ByteCount, HostOffset};
 use cowl_storage::{Purpose, Storage};
 
 use crate::cache::{Batch, Taken, batch_slices, batch_tables};
 use crate::flush::{After, Edge};
 use crate::mapping::{L1Sector, L1Table};
+use crate::sync::AsyncMutexGuard;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::writer::Writer;
 use crate::{Error, Layer};
 
@@ -79,7 +79,7 @@ impl<S: Storage> Layer<S> {
     async fn commit_now(
         &self,
         writer: &Writer<S>,
-        lock: &futures_util::lock::MutexGuard<'_, ()>,
+        lock: &AsyncMutexGuard<'_, ()>,
         with_blocks: bool,
     ) -> Result<(), Error> {
         self.metadata().latch().check()?;

@@ -1,9 +1,10 @@
 //! The latch that makes an image read-only for good: after a barrier failed, after an I/O whose
 //! outcome is unknown and matters, after corruption was found on the way of a write.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::Error;
+use crate::sync::OnceLock;
 
 /// Open at first; once closed it stays closed, and tells why.
 #[derive(Default)]

@@ -5,10 +5,12 @@
 //! takes a copy of it.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cowl_format::L1Entry;
+
+use crate::sync::{Mutex, MutexGuard, OnceLock};
 
 /// Entries of the first chunk.
 const FIRST: usize = 1024;

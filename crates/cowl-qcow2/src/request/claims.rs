@@ -5,10 +5,11 @@
 //! other. In-place writes and reads claim nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use cowl_format::GuestCluster;
-use event_listener::{Event, EventListener};
+
+use crate::sync::{Event, EventListener, Mutex, MutexGuard};
 
 /// The claims of one image.
 #[derive(Default)]
@@ -69,6 +70,12 @@ impl Claims {
         Ok(Claim { claims: self, first })
     }
 
+    /// Whether nobody claims anything.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Range>> {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,7 +114,7 @@ mod tests {
         }
         drop(held);
         assert!(poll(0, 100));
-        assert!(claims.lock().is_empty());
+        assert!(claims.is_empty());
     }
 
     #[test]
@@ -132,6 +139,6 @@ mod tests {
                 });
             }
         });
-        assert!(claims.lock().is_empty());
+        assert!(claims.is_empty());
     }
 }

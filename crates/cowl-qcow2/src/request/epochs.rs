@@ -11,13 +11,13 @@
 //! A request that is dropped while the host may still be working for it keeps its pin, as an
 //! *abandoned* one, until the storage has settled.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
-use event_listener::Event;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Event, Mutex, thread_number};
 
-/// More than cores that hand requests to one image.
-const SHARDS: usize = 16;
+/// More than cores that hand requests to one image; as many as matter where a scheduler runs them.
+const SHARDS: usize = if cfg!(all(test, feature = "interleavings")) { 2 } else { 16 };
 
 /// A cache line of its own, and the neighbour that is fetched with it.
 #[repr(align(128))]
@@ -29,7 +29,8 @@ pub(crate) struct Epochs {
     shards: Box<[Padded<[AtomicUsize; 2]>]>,
     abandoned: Mutex<Vec<(usize, usize)>>,
     has_abandoned: AtomicBool,
-    is_awaited: AtomicBool,
+    /// How many wait for requests to leave.
+    drains: AtomicUsize,
     left: Event,
 }
 
@@ -55,14 +56,14 @@ impl Epochs {
             shards: (0..SHARDS).map(|_| Padded(Default::default())).collect(),
             abandoned: Mutex::default(),
             has_abandoned: AtomicBool::new(false),
-            is_awaited: AtomicBool::new(false),
+            drains: AtomicUsize::new(0),
             left: Event::new(),
         }
     }
 
     /// Starts a request.
     pub(crate) fn enter(&self) -> Pin<'_> {
-        let shard = shard_of_thread() % SHARDS;
+        let shard = thread_number() % SHARDS;
         loop {
             let epoch = self.now();
             let parity = parity_of(epoch);
@@ -103,14 +104,11 @@ impl Epochs {
     /// Returns when every request that was in flight at the call is done.
     pub(crate) async fn drain(&self) {
         let epoch = self.now();
+        let _drain = Drain::new(&self.drains);
         loop {
-            self.is_awaited.store(true, Ordering::SeqCst);
             let left = self.left.listen();
             self.advance();
             if self.is_over(epoch) {
-                self.is_awaited.store(false, Ordering::SeqCst);
-                // Somebody else may be waiting: it sets the flag again.
-                self.left.notify(usize::MAX);
                 return;
             }
             left.await;
@@ -136,9 +134,25 @@ impl Epochs {
 
     fn leave(&self, shard: usize, parity: usize) {
         self.shards[shard].0[parity].fetch_sub(1, Ordering::SeqCst);
-        if self.is_awaited.load(Ordering::SeqCst) {
+        if 0 < self.drains.load(Ordering::SeqCst) {
             self.left.notify(usize::MAX);
         }
+    }
+}
+
+/// Somebody waits for requests to leave.
+struct Drain<'a>(&'a AtomicUsize);
+
+impl<'a> Drain<'a> {
+    fn new(drains: &'a AtomicUsize) -> Self {
+        drains.fetch_add(1, Ordering::SeqCst);
+        Self(drains)
+    }
+}
+
+impl Drop for Drain<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -179,13 +193,4 @@ impl Drop for Abandoned<'_> {
 
 const fn parity_of(epoch: u64) -> usize {
     if epoch.is_multiple_of(2) { 0 } else { 1 }
-}
-
-/// A small number for the calling thread, the same at each call. It only spreads load.
-pub(crate) fn shard_of_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    SHARD.with(|shard| *shard)
 }

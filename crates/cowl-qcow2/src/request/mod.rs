@@ -14,5 +14,5 @@ pub(crate) use claims::Claims;
 pub use compress::Compressor;
 pub(crate) use compress::Compressors;
 pub(crate) use decompress::Decompressor;
-pub(crate) use epochs::{Epochs, Pin, shard_of_thread};
+pub(crate) use epochs::{Epochs, Pin};
 pub(crate) use zero::Clear;
