@@ -345,7 +345,8 @@ impl Run {
     }
 }
 
-/// Says where two disks differ. Compared as a whole first: that is no work for the fuzzer's counters.
+/// Says where two disks differ. Compared as a whole first: that is no work for the fuzzer's
+/// counters.
 fn assert_same(found: &[u8], wanted: &[u8], at: u64) {
     if found != wanted {
         let differs = found.iter().zip(wanted).position(|(one, two)| one != two);
