@@ -89,9 +89,14 @@ impl<S: Storage> Image<S> {
     ) -> Result<(), Error> {
         let top = self.top();
         let geometry = top.geometry();
+        let mut preallocation = preallocation;
         if top.header().has_raw_data_file() {
             let file = top.data_file();
             top.writer()?.change(file.set_len(size, Purpose::FileLength)).await?;
+            // Every cluster of such an image has its entry from the start.
+            if preallocation == Preallocation::Off {
+                preallocation = Preallocation::Metadata;
+            }
         }
         // Of a cluster that was cut by the old end, of a longer layer below, and of a shrink that a
         // power cut interrupted, nothing may show.

@@ -170,6 +170,8 @@ struct History<S: Subject + 'static> {
     crash_percent: u64,
     crash_states: u64,
     moments: Moments,
+    /// What the engine says that a crash may cost; nothing before it was opened.
+    leaks_max: u64,
     act: u64,
     is_setup: bool,
     last_digest: u64,
@@ -228,6 +230,7 @@ impl<S: Subject + 'static> History<S> {
             random,
             crash_states: 0,
             moments: Moments::default(),
+            leaks_max: 0,
             act: 0,
             is_setup: false,
             last_digest: 0,
@@ -281,7 +284,10 @@ impl<S: Subject + 'static> History<S> {
         let opened = self.drive("open", async move {
             guest.subject.open(&guest.world, Access::ReadWrite).await
         })?;
-        opened.map(Rc::new).map_err(|error| self.guest.failed(0, &error)).ok()
+        let device = opened.map_err(|error| self.guest.failed(0, &error)).ok()?;
+        // More is legal on a larger disk, also after it has shrunk.
+        self.leaks_max = self.leaks_max.max(self.guest.subject.leaks_max(&device));
+        Some(Rc::new(device))
     }
 
     fn close(&mut self, device: Rc<S::Device>) -> Option<()> {
@@ -297,7 +303,7 @@ impl<S: Subject + 'static> History<S> {
     /// A cleanly closed image is whole, and without leaks unless something went wrong before.
     fn look_at_closed(&mut self) -> Option<()> {
         let guest = &self.guest;
-        let leaks_max = if guest.disturbed.get() { guest.subject.leaks_max() } else { 0 };
+        let leaks_max = if guest.disturbed.get() { self.leaks_max } else { 0 };
         let state =
             CrashState { files: guest.world.files(), description: "cleanly closed".to_owned() };
         self.judge(&state, leaks_max)
@@ -311,7 +317,10 @@ impl<S: Subject + 'static> History<S> {
             guest.subject.resize(&target, ByteCount::new(size)).await
         })?;
         match resized {
-            Ok(()) => self.guest.model.borrow_mut().succeed_resize(id),
+            Ok(()) => {
+                self.guest.model.borrow_mut().succeed_resize(id);
+                self.leaks_max = self.leaks_max.max(self.guest.subject.leaks_max(device));
+            }
             Err(error) => {
                 self.guest.failed(number, &error);
                 let now = cowl_block::BlockDevice::size(&**device).get();
@@ -422,7 +431,7 @@ impl<S: Subject + 'static> History<S> {
             let state = all.state(number);
             if self.is_new(&state) {
                 let state = CrashState { description: all.describe(number), ..state };
-                self.judge(&state, self.guest.subject.leaks_max())?;
+                self.judge(&state, self.leaks_max)?;
             }
         }
         match all.are_torn() {
@@ -437,7 +446,7 @@ impl<S: Subject + 'static> History<S> {
         if is_enough || !self.is_new(&state) {
             return Some(());
         }
-        self.judge(&state, self.guest.subject.leaks_max())
+        self.judge(&state, self.leaks_max)
     }
 
     /// Whether this state was not judged before, under the same rules.

@@ -99,8 +99,8 @@ pub trait Subject {
         None
     }
 
-    /// Clusters that a crash may lose.
-    fn leaks_max(&self) -> u64;
+    /// Clusters that a crash may lose while `device` is open.
+    fn leaks_max(&self, device: &Self::Device) -> u64;
 }
 
 /// What kind of file the host gives.

@@ -4,6 +4,7 @@
 //! cannot say so over a backing file, whose content must not come back: there a discard does
 //! nothing.
 
+use cowl_block::ZeroRequest;
 use cowl_format::{ByteCount, GuestOffset};
 use cowl_storage::Storage;
 
@@ -28,6 +29,10 @@ impl<S: Storage> Image<S> {
         if last <= first {
             return Ok(());
         }
-        self.clear(GuestOffset::new(first), GuestOffset::new(last), Clear::Discard).await
+        let (first, last) = (GuestOffset::new(first), GuestOffset::new(last));
+        if self.top().header().has_raw_data_file() {
+            return self.zero_raw(first, last, ZeroRequest::MayUnmap).await;
+        }
+        self.clear(first, last, Clear::Discard).await
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A part of a cluster whose rest reads as zeros anyway makes the whole cluster zero. Version 2 has
 //! no zero flag: whole clusters become unallocated where nothing lies below, and data is written
-//! else. What reads as zeros already is left alone.
+//! else. What reads as zeros already is left alone. A raw data file gets the zeros itself.
 
 use cowl_block::ZeroRequest;
 use cowl_format::{
@@ -56,6 +56,9 @@ impl<S: Storage> Image<S> {
         if self.top().header().version == Version::V2 {
             return self.zero_without_flag(start, end, how).await;
         }
+        if self.top().header().has_raw_data_file() {
+            return self.zero_raw(start, end, how).await;
+        }
         let unit = self.top().geometry().subcluster_size();
         let aligned_start = GuestOffset::new(start.get().next_multiple_of(unit));
         let aligned_end = GuestOffset::new(end.get() / unit * unit);
@@ -71,6 +74,33 @@ impl<S: Storage> Image<S> {
         if aligned_end < end {
             self.zero_part(aligned_end, end, how).await?;
         }
+        Ok(())
+    }
+
+    /// Zeros a range of a raw data file. The entries stay as they are: nothing lies below, so what
+    /// they map reads as zeros then, and the image and its raw file never disagree, whatever other
+    /// requests do meanwhile or have left behind when they were dropped.
+    pub(super) async fn zero_raw(
+        &self,
+        start: GuestOffset,
+        end: GuestOffset,
+        how: ZeroRequest,
+    ) -> Result<(), Error> {
+        let top = self.top();
+        let file = top.data_file();
+        // Its length is the disk's, and behind its end it has nothing but zeros.
+        let size = file.len().await?.get();
+        let length = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
+        if length == ByteCount::ZERO {
+            return Ok(());
+        }
+        let mode = match how {
+            ZeroRequest::KeepAllocated => ZeroMode::KeepAllocated,
+            ZeroRequest::MayUnmap => ZeroMode::MayUnmap,
+        };
+        let at = HostOffset::new(start.get());
+        top.writer()?.change(file.zero(at, length, mode, Purpose::GuestData)).await?;
+        top.metadata().barriers().touch();
         Ok(())
     }
 
@@ -281,7 +311,7 @@ impl<S: Storage> Layer<S> {
         Ok(Some(old.with_bitmap(bitmap.with(first, count, SubclusterState::Zero))))
     }
 
-    /// Clears a range of the external data file, if there is one: guest byte n is its byte n, and
+    /// Gives up a range of the external data file, if there is one: guest byte n is its byte n, and
     /// nobody else's. Returns what the entries wait for.
     async fn clear_data_file(
         &self,
@@ -289,30 +319,18 @@ impl<S: Storage> Layer<S> {
         end: GuestOffset,
         clear: Clear,
     ) -> Result<After, Error> {
-        let header = self.header();
-        if !header.has_data_file() {
+        let keeps_space = clear == Clear::Zero(ZeroRequest::KeepAllocated);
+        if !self.header().has_data_file() || keeps_space {
             return Ok(After::NOTHING);
         }
-        let writer = self.writer()?;
         let file = self.data_file();
         let at = HostOffset::new(start.get());
-        // A raw data file has to hold what the guest reads; its length is the disk's.
         let size = file.len().await?.get();
         let length = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
         if length == ByteCount::ZERO {
             return Ok(After::NOTHING);
         }
-        let mode = match clear {
-            Clear::Zero(ZeroRequest::KeepAllocated) => ZeroMode::KeepAllocated,
-            _ => ZeroMode::MayUnmap,
-        };
-        if header.has_raw_data_file() {
-            writer.change(file.zero(at, length, mode, Purpose::GuestData)).await?;
-        } else if mode == ZeroMode::MayUnmap {
-            writer.change(file.discard(at, length, Purpose::GuestData)).await?;
-        } else {
-            return Ok(After::NOTHING);
-        }
+        self.writer()?.change(file.discard(at, length, Purpose::GuestData)).await?;
         let barriers = self.metadata().barriers();
         barriers.touch();
         Ok(Edge::DataBeforeEntry.after(barriers.next()))

@@ -34,8 +34,8 @@ const OPERATIONS: [Operation; 7] = [
 ];
 
 /// Failures that take the image's whole trust with them.
-fn is_fatal(purpose: Purpose, operation: Operation) -> bool {
-    operation == Operation::Barrier || purpose == Purpose::HeaderUpdate
+fn is_fatal(operation: Operation) -> bool {
+    operation == Operation::Barrier
 }
 
 struct Trial<'a> {
@@ -115,7 +115,7 @@ fn fail_each(setup: &Setup, steps: &[Step], what: &str) -> usize {
                             "{what}, file {file}: {operation:?} {nth} for {purpose}, {effect:?}"
                         );
                         let trial = Trial { setup, steps, name };
-                        if !trial.run(file, rule, is_fatal(purpose, operation)) {
+                        if !trial.run(file, rule, is_fatal(operation)) {
                             break;
                         }
                         count += 1;

@@ -20,18 +20,17 @@ pub(crate) struct GivenImage {
     bytes: Vec<u8>,
     host: HostTraits,
     cluster: u64,
-    size: u64,
 }
 
 impl GivenImage {
     /// The image in `bytes`.
     pub(crate) fn new(bytes: Vec<u8>, seed: u64) -> Result<Self, BlockError> {
         let host = HostTraits::draw(&mut Random::of(seed, "given"));
-        let mut image = Self { bytes, host, cluster: 0, size: 0 };
+        let mut image = Self { bytes, host, cluster: 0 };
         let world = SimWorld::new(WorldOptions::calm(), image.files());
         let header = run_calm(async { read_header(&world.storage(0)).await });
         let header = header.expect("a calm world answers at once")?;
-        (image.cluster, image.size) = (header.geometry.cluster_size(), header.size.get());
+        image.cluster = header.geometry.cluster_size();
         Ok(image)
     }
 
@@ -119,7 +118,7 @@ impl Subject for GivenImage {
         Some("qcow2")
     }
 
-    fn leaks_max(&self) -> u64 {
-        leaks_max(self.size, self.cluster)
+    fn leaks_max(&self, device: &Self::Device) -> u64 {
+        leaks_max(device)
     }
 }

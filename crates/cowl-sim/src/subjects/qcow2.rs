@@ -278,8 +278,8 @@ impl Subject for Qcow2Subject {
         self.scenario.map(|scenario| scenario.workload())
     }
 
-    fn leaks_max(&self) -> u64 {
-        leaks_max(self.shape.size, self.shape.cluster())
+    fn leaks_max(&self, device: &Self::Device) -> u64 {
+        leaks_max(device)
     }
 }
 
@@ -304,13 +304,11 @@ impl Qcow2Subject {
     }
 }
 
-/// Clusters that a crash may cost a disk of `size` bytes.
-pub(super) fn leaks_max(size: u64, cluster: u64) -> u64 {
-    /// Clusters that may be reserved and unused, as `ImageStats::reserved_clusters_max` says
-    /// for small ones.
-    const RESERVED_MAX: u64 = 8224;
-    // Requests under way have taken theirs, at most about as many as the disk has.
-    RESERVED_MAX + size / cluster
+/// Clusters that the engine says a crash may cost, and those of requests under way: at most about as
+/// many as the disk has.
+pub(super) fn leaks_max(image: &Image<SimStorage>) -> u64 {
+    let cluster = image.layers()[0].header().geometry.cluster_size();
+    image.stats().reserved_clusters_max + image.size().get() / cluster
 }
 
 /// What the engine's own check says of the first file.

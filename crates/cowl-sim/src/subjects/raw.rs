@@ -94,7 +94,7 @@ impl Subject for RawSubject {
         None
     }
 
-    fn leaks_max(&self) -> u64 {
+    fn leaks_max(&self, _: &Self::Device) -> u64 {
         0
     }
 }

@@ -275,7 +275,7 @@ impl Subject for ToySubject {
         None
     }
 
-    fn leaks_max(&self) -> u64 {
+    fn leaks_max(&self, _: &Self::Device) -> u64 {
         0
     }
 }
