@@ -9,6 +9,7 @@ pub enum Context {
     /// `base:allocation`: holes and zeros.
     Allocation,
     /// `qemu:allocation-depth`: which layer of the chain has a range, counted from 1; 0 for none.
+    /// Also 0 past the end of a short backing file, which QEMU counts as that file's.
     Depth,
 }
 

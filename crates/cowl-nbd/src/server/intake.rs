@@ -24,12 +24,14 @@ pub(crate) struct Intake {
     start: usize,
     end: usize,
     sealed: Option<IoBuffer>,
+    sealed_start: usize,
+    sealed_end: usize,
 }
 
 impl Intake {
     pub(crate) fn new(transport: Transport) -> Self {
         let buffer = Some(IoBuffer::zeroed(CAPACITY));
-        Self { transport, buffer, start: 0, end: 0, sealed: None }
+        Self { transport, buffer, start: 0, end: 0, sealed: None, sealed_start: 0, sealed_end: 0 }
     }
 
     /// What has come.
@@ -118,7 +120,7 @@ impl Intake {
                 Ok(None) => {}
                 Err(error) => return (Err(error), buffer),
             }
-            match self.receive_records(cipher).await {
+            match self.absorb_some(cipher).await {
                 Ok(0) => return (Ok(0), buffer),
                 Ok(_) => {}
                 Err(error) => return (Err(error), buffer),
@@ -126,17 +128,25 @@ impl Intake {
         }
     }
 
-    /// Receives sealed bytes and gives them to the cipher.
-    async fn receive_records(&mut self, cipher: &Cipher) -> io::Result<usize> {
-        let sealed = self.sealed.take().unwrap_or_else(|| IoBuffer::zeroed(SEALED_CAPACITY));
-        let (outcome, sealed) = self.transport.socket().receive(sealed, 0, SEALED_CAPACITY).await;
-        let count = outcome?;
-        let mut rest = &sealed[..count];
-        while !rest.is_empty() {
+    /// Gives the cipher some sealed bytes, received now or before. It opens about a record at a
+    /// time, and takes no more before that is fetched.
+    async fn absorb_some(&mut self, cipher: &Cipher) -> io::Result<usize> {
+        if self.sealed_start == self.sealed_end {
+            let sealed = self.sealed.take().unwrap_or_else(|| IoBuffer::zeroed(SEALED_CAPACITY));
+            let (outcome, sealed) =
+                self.transport.socket().receive(sealed, 0, SEALED_CAPACITY).await;
+            self.sealed = Some(sealed);
+            (self.sealed_start, self.sealed_end) = (0, outcome?);
+        }
+        let Some(sealed) = &self.sealed else { return Ok(0) };
+        let mut rest = &sealed[self.sealed_start..self.sealed_end];
+        let count = rest.len();
+        if count != 0 {
             cipher.absorb(&mut rest)?;
         }
-        self.sealed = Some(sealed);
-        Ok(count)
+        let absorbed = count - rest.len();
+        self.sealed_start += absorbed;
+        Ok(absorbed)
     }
 
     /// Encrypts the connection from here on; says whether that worked out. What came in the clear
@@ -147,7 +157,7 @@ impl Intake {
         }
         let cipher = Rc::new(Cipher::new(tls)?);
         while cipher.is_shaking_hands() {
-            let outcome = self.receive_records(&cipher).await;
+            let outcome = self.absorb_some(&cipher).await;
             // An alert tells the client what was wrong.
             self.transport.send_waiting(&cipher).await?;
             if outcome? == 0 {
