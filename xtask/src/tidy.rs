@@ -43,7 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Its tests serve images that the library opens; the server itself knows no format.
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block"]),
     ("cowl-testkit", &["cowl-format"]),
-    ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
+    ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd"]),
     ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
     ("xtask", &[]),
 ];

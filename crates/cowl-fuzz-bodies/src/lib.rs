@@ -7,6 +7,7 @@
 //! | `open_read` | a file                          | reads, extents and chains agree    |
 //! | `check`     | a file                          | any order of work, the same report |
 //! | `mutate`    | a seed, edits of its structures | all of the above                   |
+//! | `nbd`       | what an NBD client sends        | however it is cut, one answer      |
 //!
 //! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a
 //! hang shows before it is one.
@@ -16,22 +17,25 @@ mod budget;
 mod codec;
 mod image;
 mod mutate;
+mod nbd;
 mod seeds;
 
 pub use budget::{Budget, BudgetStorage};
 pub use codec::{header, tables};
 pub use image::{check, open_read};
 pub use mutate::mutate;
+pub use nbd::nbd;
 pub use seeds::{SEEDS, Seed};
 
 /// A body: takes any bytes, panics when something that must hold does not.
 pub type Body = fn(&[u8]);
 
 /// Every body with the name of its target and of its folder in the corpus.
-pub const BODIES: [(&str, Body); 5] = [
+pub const BODIES: [(&str, Body); 6] = [
     ("header", header),
     ("tables", tables),
     ("open_read", open_read),
     ("check", check),
     ("mutate", mutate),
+    ("nbd", nbd),
 ];

@@ -38,6 +38,8 @@ impl Socket {
         // Replies are sent as soon as they are ready and together; waiting for more would only
         // delay them. A unix socket has no such option.
         let _on_tcp_only = sockopt::set_tcp_nodelay(&fd, true);
+        // An idle client whose machine is gone would otherwise keep its place for ever.
+        let _on_tcp_only = sockopt::set_socket_keepalive(&fd, true);
         Ok(Self(UnixStream::from_std(std_net::UnixStream::from(fd))?))
     }
 

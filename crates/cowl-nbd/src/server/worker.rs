@@ -79,14 +79,17 @@ impl<E: BlockDevice + 'static> Worker<E> {
 
     /// Serves until the server is to stop and the last connection has ended.
     pub(crate) async fn run(self: Rc<Self>, listeners: Vec<Listener>) -> io::Result<()> {
+        let acceptors: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| Acceptor::new(listener.into_fd()))
+            .collect::<Result<_, _>>()?;
         let (arrivals, mut arriving) = mpsc::unbounded();
         self.shared.workers().push(Handle { arrivals: arrivals.clone(), load: Arc::default() });
-        let mut background = Vec::new();
-        for listener in listeners {
-            let acceptor = Acceptor::new(listener.into_fd())?;
+        let accept = |acceptor| {
             let worker = Rc::clone(&self);
-            background.push(compio::runtime::spawn(async move { worker.accept(acceptor).await }));
-        }
+            compio::runtime::spawn(async move { worker.accept(acceptor).await })
+        };
+        let background: Vec<_> = acceptors.into_iter().map(accept).collect();
         let worker = Rc::clone(&self);
         let watching = compio::runtime::spawn(async move { worker.watch().await });
         // Whoever holds an end of this is not done yet.

@@ -12,6 +12,7 @@ mod serving;
 
 mod abuse;
 mod copying;
+mod inherited;
 mod protocol;
 mod status;
 mod stopping;
