@@ -8,6 +8,8 @@
 //! Invariant: any bytes give values, answers or a typed end of the connection, never a panic, and
 //! nothing is allocated that `limits.rs` does not bound.
 
+pub mod answer;
+pub mod asking;
 pub mod command;
 pub mod errno;
 pub mod handshake;

@@ -8,9 +8,11 @@
 
 mod bare_client;
 mod program;
+mod qemu_nbd;
 mod serving;
 
 mod abuse;
+mod client;
 mod copying;
 mod inherited;
 mod protocol;

@@ -1,41 +1,10 @@
 //! Block status: the same answers that qemu-nbd gives for the same image.
 
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
-
 use tempfile::TempDir;
 
 use crate::program::are_installed;
+use crate::qemu_nbd::QemuNbd;
 use crate::serving::{Serving, client, quick, whole};
-
-/// Ends its process when dropped.
-struct QemuNbd(Child);
-
-impl QemuNbd {
-    fn start(folder: &TempDir) -> Self {
-        let child = Command::new("qemu-nbd")
-            .args(["-t", "-r", "-A", "-f", "qcow2", "-k"])
-            .arg(folder.path().join("qemu.socket"))
-            .arg("disk.qcow2")
-            .current_dir(folder.path())
-            .env("PATH", "/usr/bin:/bin")
-            .spawn()
-            .unwrap();
-        let start = Instant::now();
-        while !folder.path().join("qemu.socket").exists() {
-            assert!(start.elapsed() < Duration::from_secs(20), "qemu-nbd does not start");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self(child)
-    }
-}
-
-impl Drop for QemuNbd {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
 
 /// A chain of two images with data, zeros, compressed clusters and nothing, in both layers.
 fn chain() -> TempDir {
@@ -69,7 +38,7 @@ fn block_status_of_a_chain_is_that_of_qemu_nbd() {
     let folder = chain();
     let contexts = ["base:allocation", "qemu:allocation-depth"];
     let theirs = {
-        let _server = QemuNbd::start(&folder);
+        let _server = QemuNbd::start(folder.path(), &["-r", "-A", "-f", "qcow2", "disk.qcow2"]);
         contexts.map(|context| map(&folder, context, "qemu.socket"))
     };
     let serving = Serving::open(folder, quick(), |disk| vec![whole(disk)]);
