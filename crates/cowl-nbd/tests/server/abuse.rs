@@ -78,7 +78,7 @@ fn clients_that_send_nothing_in_the_handshake_are_let_go() {
     if !are_installed(&[]) {
         return;
     }
-    let serving = Serving::new_image(64 * MIB);
+    let serving = Serving::with(64 * MIB, quick(), |disk| vec![whole(disk)]);
     let mut mute = BareClient::connect(&serving.socket());
     let mut dripping = BareClient::connect(&serving.socket());
     for _ in 0..8 {
@@ -95,7 +95,7 @@ fn a_stalled_request_ends_and_an_idle_client_stays() {
     if !are_installed(&[]) {
         return;
     }
-    let serving = Serving::new_image(64 * MIB);
+    let serving = Serving::with(64 * MIB, quick(), |disk| vec![whole(disk)]);
     let mut idle = Bystander::new(&serving);
     let mut in_the_head = BareClient::go(&serving.socket(), Headers::Simple, &[]);
     in_the_head.stream.write_all(&[0x25, 0x60]).unwrap();
@@ -214,7 +214,7 @@ fn connections_past_the_limit_are_closed_at_once() {
     if !are_installed(&[]) {
         return;
     }
-    let options = ServerOptions { connections_max: 2, ..quick() };
+    let options = ServerOptions { connections_max: 2, ..ServerOptions::standard() };
     let serving = Serving::with(64 * MIB, options, |disk| vec![whole(disk)]);
     let mut first = Bystander::new(&serving);
     let _second = Bystander::new(&serving);

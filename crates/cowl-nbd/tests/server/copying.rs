@@ -1,9 +1,9 @@
 //! libnbd's and QEMU's clients copy images both ways, and everybody has the same bytes.
 
-use cowl_nbd::{Export, Listener};
+use cowl_nbd::{Export, Listener, ServerOptions};
 
 use crate::program::are_installed;
-use crate::serving::{Serving, client, quick, sample_raw, whole};
+use crate::serving::{Serving, client, sample_raw, whole};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 40 * MIB;
@@ -13,7 +13,7 @@ fn nbdinfo_sees_what_the_server_can() {
     if !are_installed(&["nbdinfo"]) {
         return;
     }
-    let serving = Serving::with(SIZE, quick(), |disk| {
+    let serving = Serving::with(SIZE, ServerOptions::standard(), |disk| {
         let text = "a disk for everybody".to_owned();
         let name = "fixed".to_owned();
         vec![
@@ -150,8 +150,12 @@ fn tcp_clients_are_served_too() {
     let create = ["create", "-f", "qcow2", "disk.qcow2", "40M"];
     client(folder.path(), "qemu-img", &create);
     sample_raw(&folder.path().join("in.raw"), SIZE);
-    let serving =
-        Serving::listening(folder, vec![Listener::from(socket)], quick(), |disk| vec![whole(disk)]);
+    let serving = Serving::listening(
+        folder,
+        vec![Listener::from(socket)],
+        ServerOptions::standard(),
+        |disk| vec![whole(disk)],
+    );
     let uri = format!("nbd://127.0.0.1:{port}");
     client(serving.path(), "nbdcopy", &["in.raw", &uri]);
     client(serving.path(), "nbdcopy", &[&uri, "out.raw"]);

@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use cowl_nbd::Listener;
 use cowl_nbd::protocol::request::Headers;
 use cowl_nbd::protocol::wire::command;
+use cowl_nbd::{Listener, ServerOptions};
 
 use crate::bare_client::{BareClient, request};
 use crate::program::are_installed;
-use crate::serving::{Serving, client, quick, whole};
+use crate::serving::{Serving, client, whole};
 
 /// Opens a unix and a TCP socket as descriptors 3 and 4, and becomes the program to be served by.
 const MANAGER: &str = "\
@@ -44,7 +44,8 @@ fn the_service() {
     std::fs::copy(given.join("disk.qcow2"), folder.path().join("disk.qcow2")).unwrap();
     let listeners = Listener::inherited().unwrap();
     assert_eq!(listeners.len(), 2);
-    let serving = Serving::listening(folder, listeners, quick(), |disk| vec![whole(disk)]);
+    let serving =
+        Serving::listening(folder, listeners, ServerOptions::standard(), |disk| vec![whole(disk)]);
     let mut client = BareClient::go(&given.join("socket"), Headers::Simple, &[]);
     assert_eq!(client.error_of(request(command::WRITE, 0, 1), b"x"), 0);
     serving.finish();

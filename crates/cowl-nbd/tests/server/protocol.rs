@@ -1,12 +1,12 @@
 //! What the protocol's document demands, asked by a client that can say anything.
 
-use cowl_nbd::Export;
 use cowl_nbd::protocol::request::{Headers, Request};
 use cowl_nbd::protocol::wire::{chunk, command, command_flag, option, option_reply};
+use cowl_nbd::{Export, ServerOptions};
 
 use crate::bare_client::{BareClient, request};
 use crate::program::are_installed;
-use crate::serving::{Serving, quick, whole};
+use crate::serving::{Serving, whole};
 
 const MIB: u64 = 1 << 20;
 
@@ -80,7 +80,7 @@ fn read_only_exports_and_windows_keep_clients_within_their_bounds() {
     if !are_installed(&[]) {
         return;
     }
-    let serving = Serving::with(64 * MIB, quick(), |disk| {
+    let serving = Serving::with(64 * MIB, ServerOptions::standard(), |disk| {
         let part = Export { start: 16 * MIB, length: Some(MIB), ..whole(disk) };
         let name = "fixed".to_owned();
         vec![part, Export { name, read_only: true, ..whole(disk) }]

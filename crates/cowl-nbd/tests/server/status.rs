@@ -1,10 +1,11 @@
 //! Block status: the same answers that qemu-nbd gives for the same image.
 
+use cowl_nbd::ServerOptions;
 use tempfile::TempDir;
 
 use crate::program::are_installed;
 use crate::qemu_nbd::QemuNbd;
-use crate::serving::{Serving, client, quick, whole};
+use crate::serving::{Serving, client, whole};
 
 /// A chain of two images with data, zeros, compressed clusters and nothing, in both layers.
 fn chain() -> TempDir {
@@ -41,7 +42,7 @@ fn block_status_of_a_chain_is_that_of_qemu_nbd() {
         let _server = QemuNbd::start(folder.path(), &["-r", "-A", "-f", "qcow2", "disk.qcow2"]);
         contexts.map(|context| map(&folder, context, "qemu.socket"))
     };
-    let serving = Serving::open(folder, quick(), |disk| vec![whole(disk)]);
+    let serving = Serving::open(folder, ServerOptions::standard(), |disk| vec![whole(disk)]);
     let ours = contexts.map(|context| map(&serving.folder, context, "socket"));
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert!(5 < theirs.len());
@@ -70,7 +71,7 @@ fn qemu_img_maps_a_chain_as_it_does_the_file() {
     };
     let file = ["map", "--output=json", "-f", "qcow2", "disk.qcow2"];
     let expected = zeros(client(folder.path(), "qemu-img", &file));
-    let serving = Serving::open(folder, quick(), |disk| vec![whole(disk)]);
+    let serving = Serving::open(folder, ServerOptions::standard(), |disk| vec![whole(disk)]);
     let served = ["map", "--output=json", "-f", "raw", &serving.uri("")];
     assert_eq!(zeros(client(serving.path(), "qemu-img", &served)), expected);
     serving.finish();

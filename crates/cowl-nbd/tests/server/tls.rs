@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 
 use crate::program::are_installed;
-use crate::serving::{Serving, client, quick, sample_raw, whole};
+use crate::serving::{Serving, client, sample_raw, whole};
 
 const SIZE: u64 = 40 << 20;
 
@@ -41,7 +41,7 @@ fn serve(policy: TlsPolicy) -> (Serving, u16) {
     );
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
-    let options = ServerOptions { tls: Some(tls.unwrap()), ..quick() };
+    let options = ServerOptions { tls: Some(tls.unwrap()), ..ServerOptions::standard() };
     let listeners = vec![Listener::from(socket)];
     (Serving::listening(folder, listeners, options, |disk| vec![whole(disk)]), port)
 }
