@@ -9,6 +9,7 @@
 //! | `mutate`    | a seed, edits of its structures | all of the above                   |
 //! | `operations`| a shape, then operations        | the image is what a model says     |
 //! | `rewrite`   | a seed, edits, then operations  | the same, if the image was sound   |
+//! | `nbd`       | what an NBD client sends        | however it is cut, one answer      |
 //!
 //! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a
 //! hang shows before it is one.
@@ -18,6 +19,7 @@ mod budget;
 mod codec;
 mod image;
 mod mutate;
+mod nbd;
 mod operate;
 mod seeds;
 
@@ -25,6 +27,7 @@ pub use budget::{Budget, BudgetStorage};
 pub use codec::{header, tables};
 pub use image::{check, open_read};
 pub use mutate::mutate;
+pub use nbd::nbd;
 pub use operate::{operations, rewrite};
 pub use seeds::{SEEDS, Seed};
 
@@ -32,7 +35,7 @@ pub use seeds::{SEEDS, Seed};
 pub type Body = fn(&[u8]);
 
 /// Every body with the name of its target and of its folder in the corpus.
-pub const BODIES: [(&str, Body); 7] = [
+pub const BODIES: [(&str, Body); 8] = [
     ("header", header),
     ("tables", tables),
     ("open_read", open_read),
@@ -40,4 +43,5 @@ pub const BODIES: [(&str, Body); 7] = [
     ("mutate", mutate),
     ("operations", operations),
     ("rewrite", rewrite),
+    ("nbd", nbd),
 ];

@@ -304,8 +304,8 @@ impl Qcow2Subject {
     }
 }
 
-/// Clusters that the engine says a crash may cost, and those of requests under way: at most about as
-/// many as the disk has.
+/// Clusters that the engine says a crash may cost, and those of requests under way: at most about
+/// as many as the disk has.
 pub(super) fn leaks_max(image: &Image<SimStorage>) -> u64 {
     let cluster = image.layers()[0].header().geometry.cluster_size();
     image.stats().reserved_clusters_max + image.size().get() / cluster

@@ -1,0 +1,128 @@
+//! Exports: devices by name, each with a window and rights.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cowl_block::BlockDevice;
+use cowl_format::GuestOffset;
+
+use crate::protocol::handshake::{Catalogue, Facts};
+
+/// How clients are answered who want zeros only if they are fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastZero {
+    /// Zeroing is a matter of metadata, as in qcow2.
+    Always,
+    /// It may write zeros, so such requests fail at once.
+    Never,
+}
+
+/// A device, or a part of one, under a name.
+pub struct Export<E> {
+    /// Its name; the empty name serves clients that give none, as does the first export.
+    pub name: String,
+    /// A text for people; may be empty.
+    pub description: String,
+    /// The device.
+    pub device: Arc<E>,
+    /// First byte of the device that clients see.
+    pub start: u64,
+    /// Number of bytes that they see; `None` for all to the end, wherever it is.
+    pub length: Option<u64>,
+    /// Whether changes are refused, also where the device takes them.
+    pub read_only: bool,
+    /// About zeros that must be fast.
+    pub fast_zero: FastZero,
+}
+
+impl<E: BlockDevice> Export<E> {
+    /// All of `device` under `name`, to be changed where the device can be.
+    #[must_use]
+    pub fn whole(name: impl Into<String>, device: Arc<E>) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            device,
+            start: 0,
+            length: None,
+            read_only: false,
+            fast_zero: FastZero::Never,
+        }
+    }
+
+    /// Bytes that clients see, at the moment.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let rest = self.device.size().get().saturating_sub(self.start);
+        self.length.map_or(rest, |length| length.min(rest))
+    }
+
+    /// Where a byte of the export lies in the device.
+    pub(crate) fn place(&self, at: u64) -> GuestOffset {
+        GuestOffset::new(self.start + at)
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only || self.device.is_read_only()
+    }
+
+    fn facts(&self) -> Facts {
+        // The document asks for at least 4 KiB as the preferred size, and for a power of two.
+        let block = self.device.request_alignment().get().clamp(4096, 64 << 10);
+        Facts {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            size: self.size(),
+            read_only: self.is_read_only(),
+            preferred_block: u32::try_from(block.next_power_of_two()).unwrap_or(4096),
+        }
+    }
+}
+
+/// The exports of a server.
+pub struct Exports<E> {
+    list: RwLock<Vec<Arc<Export<E>>>>,
+}
+
+impl<E: BlockDevice> Exports<E> {
+    /// These exports; the first is the default one unless one has no name.
+    #[must_use]
+    pub fn new(list: impl IntoIterator<Item = Export<E>>) -> Self {
+        Self { list: RwLock::new(list.into_iter().map(Arc::new).collect()) }
+    }
+
+    /// Adds an export; gives it back when there is one of that name.
+    pub fn add(&self, export: Export<E>) -> Result<(), Export<E>> {
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        if list.iter().any(|known| known.name == export.name) {
+            return Err(export);
+        }
+        list.push(Arc::new(export));
+        Ok(())
+    }
+
+    /// Takes an export away from new connections; those that have it keep it. Says whether there
+    /// was one.
+    pub fn remove(&self, name: &str) -> bool {
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let before = list.len();
+        list.retain(|export| export.name != name);
+        list.len() < before
+    }
+}
+
+impl<E: BlockDevice> Catalogue for Exports<E> {
+    type Export = Arc<Export<E>>;
+
+    fn find(&self, name: &[u8]) -> Option<(Self::Export, Facts)> {
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
+        let by_name = list.iter().find(|export| export.name.as_bytes() == name);
+        let default = || list.first().filter(|_| name.is_empty());
+        let export = by_name.or_else(default)?;
+        Some((Arc::clone(export), export.facts()))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
+        list.iter().map(|export| export.name.clone()).collect()
+    }
+}

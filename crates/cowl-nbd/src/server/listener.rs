@@ -1,0 +1,73 @@
+//! Sockets that wait for clients.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+/// A listening socket, unix or TCP.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+}
+
+impl Listener {
+    /// A unix socket at `path`. A socket that is there and that nobody listens on is replaced.
+    pub fn bind_unix(path: &Path) -> io::Result<Self> {
+        match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead(path) => {
+                std::fs::remove_file(path)?;
+                Ok(UnixListener::bind(path)?.into())
+            }
+            outcome => Ok(outcome?.into()),
+        }
+    }
+
+    /// A TCP socket at `address`, such as `127.0.0.1:10809`.
+    pub fn bind_tcp(address: impl std::net::ToSocketAddrs) -> io::Result<Self> {
+        Ok(TcpListener::bind(address)?.into())
+    }
+
+    /// The sockets that a service manager hands over (`LISTEN_FDS`, as systemd does it). Empty
+    /// where there are none. The second call finds none.
+    pub fn inherited() -> io::Result<Vec<Self>> {
+        let mut handed_over = listenfd::ListenFd::from_env();
+        let mut listeners = Vec::new();
+        for index in 0..handed_over.len() {
+            // Which kind it is shows when it is taken.
+            let taken = match handed_over.take_unix_listener(index) {
+                Ok(unix) => unix.map(Self::from),
+                Err(_) => handed_over.take_tcp_listener(index)?.map(Self::from),
+            };
+            listeners.extend(taken);
+        }
+        Ok(listeners)
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self { fd: listener.into() }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self { fd: listener.into() }
+    }
+}
+
+/// Whether `path` is a socket that was left behind.
+fn is_dead(path: &Path) -> bool {
+    let outcome = UnixStream::connect(path);
+    outcome.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}

@@ -1,0 +1,102 @@
+//! Time limits of connections.
+//!
+//! A connection notes what it waits for and since when; once in a while the worker looks at all of
+//! its connections and cuts those that wait too long. The notes are two stores to a cell, so the
+//! way of a request pays nothing for its limits.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::socket::Socket;
+
+/// Time as workers count it: looks since the thread began. Notes are off by one look at most.
+#[derive(Default)]
+pub(crate) struct Clock {
+    now: Cell<u32>,
+}
+
+impl Clock {
+    pub(crate) fn advance(&self) {
+        self.now.set(self.now.get().wrapping_add(1));
+    }
+}
+
+/// How often to look, and how many looks make a timeout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub(crate) interval: Duration,
+    handshake: u32,
+    stall: u32,
+}
+
+/// Looks within the shorter timeout: a tenth of it is precise enough.
+const LOOKS_PER_TIMEOUT: u32 = 10;
+
+impl Pace {
+    pub(crate) fn new(handshake: Duration, stall: Duration) -> Self {
+        let shorter = handshake.min(stall);
+        let interval = (shorter / LOOKS_PER_TIMEOUT).max(Duration::from_millis(1));
+        let looks = |timeout: Duration| {
+            let looks = timeout.as_nanos().div_ceil(interval.as_nanos());
+            // Long before the count of looks comes round.
+            u32::try_from(looks).unwrap_or(u32::MAX).min(u32::MAX / 2)
+        };
+        Self { interval, handshake: looks(handshake), stall: looks(stall) }
+    }
+}
+
+/// What is known about the waiting of one connection.
+pub(crate) struct Watch {
+    pub(crate) socket: Socket,
+    clock: Rc<Clock>,
+    shaking_hands_since: Cell<Option<u32>>,
+    receiving_since: Cell<Option<u32>>,
+    sending_since: Cell<Option<u32>>,
+}
+
+impl Watch {
+    /// Of a new connection, whose handshake begins.
+    pub(crate) fn new(socket: Socket, clock: &Rc<Clock>) -> Rc<Self> {
+        Rc::new(Self {
+            socket,
+            clock: Rc::clone(clock),
+            shaking_hands_since: Cell::new(Some(clock.now.get())),
+            receiving_since: Cell::new(None),
+            sending_since: Cell::new(None),
+        })
+    }
+
+    pub(crate) fn handshake_is_done(&self) {
+        self.shaking_hands_since.set(None);
+    }
+
+    /// The rest of a request is awaited, from now on.
+    pub(crate) fn receiving(&self) {
+        self.receiving_since.set(Some(self.clock.now.get()));
+    }
+
+    /// Nothing is awaited but the next request, for which a client may take its time.
+    pub(crate) fn idle(&self) {
+        self.receiving_since.set(None);
+    }
+
+    /// The client has to take bytes, from now on.
+    pub(crate) fn sending(&self) {
+        self.sending_since.set(Some(self.clock.now.get()));
+    }
+
+    pub(crate) fn sent(&self) {
+        self.sending_since.set(None);
+    }
+
+    /// Whether the client has taken too long.
+    pub(crate) fn is_overdue(&self, pace: Pace) -> bool {
+        let waited = |since: &Cell<Option<u32>>, max: u32| {
+            since.get().is_some_and(|since| max < self.clock.now.get().wrapping_sub(since))
+        };
+        waited(&self.shaking_hands_since, pace.handshake)
+            || waited(&self.receiving_since, pace.stall)
+            || waited(&self.sending_since, pace.stall)
+    }
+}

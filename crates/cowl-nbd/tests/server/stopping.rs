@@ -1,0 +1,47 @@
+//! The end of a server: what was read is answered, nothing more is accepted.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use cowl_nbd::protocol::request::Headers;
+use cowl_nbd::protocol::wire::command;
+
+use crate::bare_client::{BareClient, request};
+use crate::program::are_installed;
+use crate::serving::Serving;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn stopping_answers_what_was_read_and_ends_idle_clients() {
+    if !are_installed(&[]) {
+        return;
+    }
+    let serving = Serving::new_image(64 * MIB);
+    let socket = serving.socket();
+    let mut idle = BareClient::go(&socket, Headers::Simple, &[]);
+    let mut greeted = BareClient::connect(&socket);
+    let mut busy = BareClient::go(&socket, Headers::Structured, &[]);
+    for index in 0..200 {
+        busy.send(request(command::WRITE, index * 65536, 4096), &[1; 4096]);
+    }
+    let start = Instant::now();
+    let folder = serving.finish();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    // Each reply that came is whole; then comes the end.
+    while let Ok(chunk) = busy.receive() {
+        assert_eq!(chunk.error(), 0);
+    }
+    assert!(idle.is_closed() && greeted.is_closed());
+    assert!(UnixStream::connect(folder.path().join("socket")).is_err());
+}
+
+#[test]
+fn a_socket_left_behind_is_taken_over_and_a_live_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let first = cowl_nbd::Listener::bind_unix(&path).unwrap();
+    assert!(cowl_nbd::Listener::bind_unix(&path).is_err());
+    drop(first);
+    assert!(cowl_nbd::Listener::bind_unix(&path).is_ok());
+}
