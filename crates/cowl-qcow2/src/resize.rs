@@ -29,6 +29,8 @@ impl<S: Storage> Image<S> {
         let top = self.top();
         let writer = top.before_change().await?;
         let _one_at_a_time = writer.resizing.lock().await;
+        // Whoever was dropped while it held the lock may still be changing a length.
+        top.settle().await;
         self.check_new_size(size, preallocation)?;
         let old = self.size();
         if size < old {
@@ -190,7 +192,7 @@ impl<S: Storage> Layer<S> {
         let _no_new_tables = writer.lock_all_tables().await;
         self.commit().await?;
         let count = geometry.clusters_for(needed * 8);
-        let area = self.reserve_area(&mut *writer.space.lock().await, count).await?;
+        let area = self.reserve_area(&mut *self.lock_space(writer).await, count).await?;
         let first = area.run().first;
         let at = geometry.host_cluster_start(first);
         let length = ByteCount::new(count * geometry.cluster_size()).as_usize();

@@ -137,6 +137,21 @@ impl<S: Storage> Layer<S> {
         }
     }
 
+    /// The host space, for one at a time. What a dropped holder of the lock was doing to the file has
+    /// come to its end: else the length that it was setting would cut off what comes next.
+    pub(crate) async fn lock_space<'a>(&self, writer: &'a Writer<S>) -> AsyncMutexGuard<'a, Space> {
+        let space = writer.space.lock().await;
+        self.settle().await;
+        space
+    }
+
+    /// Changes of the header in the file, one at a time, likewise.
+    async fn lock_header<'a>(&self, writer: &'a Writer<S>) -> AsyncMutexGuard<'a, ()> {
+        let lock = writer.header_lock.lock().await;
+        self.settle().await;
+        lock
+    }
+
     /// Settles, and writes the header anew where an update of it was dropped on its way: it is as
     /// it was before that update.
     pub(crate) async fn recover(&self) -> Result<(), Error> {
@@ -145,7 +160,7 @@ impl<S: Storage> Layer<S> {
         if !writer.is_unsure.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let _one_at_a_time = writer.header_lock.lock().await;
+        let _one_at_a_time = self.lock_header(writer).await;
         self.metadata().latch().check()?;
         let fields = writer.unsure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let header = writer.header();
@@ -183,7 +198,7 @@ impl<S: Storage> Layer<S> {
         change: impl FnOnce(&mut Header),
     ) -> Result<(), Error> {
         let writer = self.writer()?;
-        let _one_at_a_time = writer.header_lock.lock().await;
+        let _one_at_a_time = self.lock_header(writer).await;
         self.metadata().latch().check()?;
         let mut header = writer.header();
         change(&mut header);

@@ -207,7 +207,7 @@ impl<S: Storage> Layer<S> {
     /// Makes sure that an arena has at least `least` clusters.
     async fn refill(&self, index: usize, least: u64) -> Result<(), Error> {
         let writer = self.writer()?;
-        let mut space = writer.space.lock().await;
+        let mut space = self.lock_space(writer).await;
         let want = {
             let arena = writer.arenas.lock(index);
             // Somebody else was here while we waited.
@@ -227,7 +227,7 @@ impl<S: Storage> Layer<S> {
     /// Gives back everything that is reserved and unused.
     pub(crate) async fn return_reserved(&self) -> Result<(), Error> {
         let writer = self.writer()?;
-        let mut space = writer.space.lock().await;
+        let mut space = self.lock_space(writer).await;
         let size = self.geometry().cluster_size();
         // A cluster meant for streams that has none.
         if let Some(at) = space.packed.take().filter(|at| at.is_multiple_of(size)) {

@@ -159,7 +159,7 @@ impl<S: Storage> Layer<S> {
 
     /// Drops references of clusters that have more of them; leaves those that become free.
     async fn lower_shared(&self, writer: &Writer<S>, drops: &mut Drops<'_>) -> Result<(), Error> {
-        let mut space = writer.space.lock().await;
+        let mut space = self.lock_space(writer).await;
         let clusters: Vec<u64> = drops.clusters.keys().copied().collect();
         for cluster in clusters {
             let dropped = drops.clusters[&cluster];
@@ -192,7 +192,7 @@ impl<S: Storage> Layer<S> {
             };
             let zeroed = punched.then(|| self.metadata().barriers().next());
             self.metadata().barriers().touch();
-            let mut space = writer.space.lock().await;
+            let mut space = self.lock_space(writer).await;
             for cluster in first..first + count {
                 self.set_refcount(&space, cluster, 0).await?;
                 drops.clusters.remove(&cluster);

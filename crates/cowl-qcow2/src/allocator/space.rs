@@ -153,7 +153,7 @@ impl<S: Storage> Layer<S> {
     /// Cuts off what was reserved at the end of the file and never used.
     pub(crate) async fn cut_file(&self) -> Result<(), Error> {
         let writer = self.writer()?;
-        let mut space = writer.space.lock().await;
+        let mut space = self.lock_space(writer).await;
         let mut end = space.end;
         // What an entry in the file may name stays.
         let least = space.burnt.iter().map(|cluster| cluster + 1).max();

@@ -107,7 +107,7 @@ impl<S: Storage> Layer<S> {
         let size = geometry.cluster_size();
         let length = length as u64;
         loop {
-            let mut space = writer.space.lock().await;
+            let mut space = self.lock_space(writer).await;
             if let Some(at) = space.packed
                 && at % size + length <= size
             {
@@ -131,7 +131,7 @@ impl<S: Storage> Layer<S> {
             }
             drop(space);
             let mut granted = self.allocate(1, ClusterUse::Data).await?;
-            let mut space = writer.space.lock().await;
+            let mut space = self.lock_space(writer).await;
             let is_unused = space.packed.is_some_and(|at| at.is_multiple_of(size));
             if !is_unused {
                 space.packed = Some(granted.run().first.get() * size);
