@@ -5,7 +5,7 @@
 //! `cargo xtask sanitize miri`. Without Miri they are what this processor makes of them, which is
 //! little.
 //!
-//! Each test says in a comment which mutation of the engine it was seen to catch.
+//! Each test says in a comment what it is against; "catches" stands for what it was seen to find.
 
 use core::future::poll_fn;
 use core::pin::pin;
@@ -35,7 +35,7 @@ fn both(value: u64) -> L2Entry {
     L2Entry { raw: value, bitmap: value }
 }
 
-// Catches: the sequence lock of an extended entry without either of its fences, or with a last
+// Against: the sequence lock of an extended entry without either of its fences, or with a last
 // store of the version that is relaxed.
 #[test]
 fn an_extended_entry_is_never_torn() {
@@ -63,7 +63,7 @@ fn an_extended_entry_is_never_torn() {
     });
 }
 
-// Catches: an entry of one word, or the version of one of two, that is stored or loaded relaxed.
+// Against: an entry of one word, or the version of one of two, that is stored or loaded relaxed.
 #[test]
 fn who_finds_an_entry_sees_what_was_done_before_it_was_set() {
     for entry_words in [1, 2] {
@@ -87,7 +87,7 @@ fn who_finds_an_entry_sees_what_was_done_before_it_was_set() {
     }
 }
 
-// Catches: `made_durable` or `is_durable` with a relaxed order.
+// Against: `made_durable` or `is_durable` with a relaxed order.
 #[test]
 fn who_finds_a_change_durable_sees_what_made_it_so() {
     let geometry = Geometry::new(9, 4, false).unwrap();
@@ -170,7 +170,7 @@ fn poll_and_drop(future: impl Future) {
     let _is_ready = pin!(future).poll(&mut context).is_ready();
 }
 
-// Catches: a fate that is decided in two steps, a load and a store.
+// Against: a fate that is decided in two steps, a load and a store.
 #[test]
 fn an_entry_whose_loads_fail_or_are_dropped_has_one_fate() {
     rounds(|| {
@@ -193,7 +193,7 @@ fn an_entry_whose_loads_fail_or_are_dropped_has_one_fate() {
     });
 }
 
-// Catches: nothing of ours. This is where the map frees what others may still look at.
+// Against nothing of ours: this is where the map frees what others may still look at.
 #[test]
 fn an_evicted_value_lives_until_nobody_looks_at_it() {
     rounds(|| {
@@ -255,7 +255,7 @@ fn no_cluster_is_reused_while_a_request_that_found_it_is_in_flight() {
     });
 }
 
-// Catches: a drain that does not see what the requests it waited for have done.
+// Against: a drain that does not see what the requests it waited for have done.
 #[test]
 fn who_drained_sees_what_requests_did() {
     rounds(|| {
