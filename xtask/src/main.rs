@@ -4,6 +4,7 @@ mod ci;
 mod command;
 mod fuzz;
 mod interleavings;
+mod sanitize;
 mod tidy;
 
 use std::io::Write;
@@ -18,6 +19,7 @@ cargo xtask COMMAND
   sim [ARGS]         power cuts, faults and chance: --minutes N, --seed S, --replay LINE
   interleavings [ROUNDS [SEED]]
                      threads of the engine's models in many orders, ROUNDS (300) for each model
+  sanitize [KIND]    tests under miri, address or thread sanitizer, or all of them (nightly)
   bench [ARGS]       side by side with raw, qemu-img, imago and qcow2-rs
   on-disk            accept the current on-disk format sources as documented
 ";
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::run_fuzz(&rest),
         "sim" => sim(&rest),
         "interleavings" => interleavings::run_interleavings(&rest),
+        "sanitize" => sanitize::run_sanitize(&rest),
         "bench" => bench(&rest),
         "on-disk" => tidy::accept_on_disk(),
         "help" | "--help" | "-h" | "" => {

@@ -42,6 +42,8 @@ mod offload;
 
 #[cfg(all(test, feature = "interleavings"))]
 mod interleavings;
+#[cfg(all(test, not(feature = "interleavings")))]
+mod weak_memory;
 
 pub use cache::{
     AsyncLruCache, AsyncLruCacheBackend, CacheDependency, CacheLimits, Charge, L2CacheBackend,

@@ -57,12 +57,12 @@ impl Quarantine {
             true => &self.unlinked,
             false => &self.durable,
         };
-        lock(list).push(Item { what, epoch: epochs.now() });
+        lock(list).push(Item { what, epoch: epochs.of_unlink() });
     }
 
     /// These clusters have a reference that no pointer in the file has ever had, or has any more.
     pub(crate) fn add_unused(&self, what: Reference, epochs: &Epochs) {
-        lock(&self.durable).push(Item { what, epoch: epochs.now() });
+        lock(&self.durable).push(Item { what, epoch: epochs.of_unlink() });
     }
 
     /// What was unlinked before a commit takes its copies.

@@ -16,7 +16,9 @@ pub use async_lru::{AsyncLruCache, AsyncLruCacheBackend, Charge};
 pub(crate) use decoded::{DecodedBackend, DecodedCluster, DecodedKey};
 pub(crate) use dirty::Taken;
 #[cfg(all(test, feature = "interleavings"))]
-pub(crate) use l2_slice::{Became, L2Slice};
+pub(crate) use l2_slice::Became;
+#[cfg(test)]
+pub(crate) use l2_slice::L2Slice;
 pub use l2_table::{L2CacheBackend, L2Table};
 pub use metadata_caches::{CacheDependency, CacheLimits, MetadataCaches};
 pub use ref_block::{RefBlock, RefBlockCacheBackend};

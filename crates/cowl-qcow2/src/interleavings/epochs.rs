@@ -21,7 +21,7 @@ fn nothing_is_over_while_a_request_that_may_have_seen_it_is_in_flight() {
             0 => {
                 for cluster in 0..2 {
                     mapping.store(cluster + 1, SeqCst);
-                    let unlinked = epochs.now();
+                    let unlinked = epochs.of_unlink();
                     for _ in 0..3 {
                         epochs.advance();
                         if epochs.is_over(unlinked) {
@@ -43,7 +43,7 @@ fn nothing_is_over_while_a_request_that_may_have_seen_it_is_in_flight() {
             }
         });
         // Once nobody is left, everything is over.
-        let last = epochs.now();
+        let last = epochs.of_unlink();
         epochs.advance();
         assert!(epochs.is_over(last));
     });
@@ -113,7 +113,7 @@ fn a_dropped_request_counts_until_the_storage_has_settled() {
             pin.while_changing(core::future::pending::<()>()).await;
         };
         assert!(!drop_after(1, request));
-        let dropped_in = epochs.now();
+        let dropped_in = epochs.of_unlink();
         threads(3, |thread| match thread {
             0 => {
                 // A settle that is dropped itself gives the pins back to the next.

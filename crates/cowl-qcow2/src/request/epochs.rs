@@ -76,8 +76,17 @@ impl Epochs {
         }
     }
 
-    /// The current epoch: what is unlinked by now is out of reach for requests of later ones.
-    pub(crate) fn now(&self) -> u64 {
+    /// The epoch of an unlink that the caller has just made in memory: out of reach for requests of
+    /// later ones.
+    pub(crate) fn of_unlink(&self) -> u64 {
+        // A change that changes nothing: whoever ends this epoch reads it, so that requests of the
+        // next one see the unlink. After a mere load, such a request could still find the pointer,
+        // and be no reason to keep the cluster.
+        self.current.0.fetch_add(0, Ordering::SeqCst)
+    }
+
+    /// The current epoch.
+    fn now(&self) -> u64 {
         self.current.0.load(Ordering::SeqCst)
     }
 
