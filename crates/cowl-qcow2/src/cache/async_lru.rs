@@ -136,6 +136,8 @@ pub struct AsyncLruCache<K, V, B> {
     misses: AtomicU64,
     // One eviction at a time; others go on without waiting.
     eviction: TryMutex<()>,
+    /// How often an eviction was asked for.
+    evict_calls: AtomicU64,
 }
 
 impl<K, V, B> AsyncLruCache<K, V, B>
@@ -154,6 +156,7 @@ where
             clock: AtomicU64::new(1),
             misses: AtomicU64::new(0),
             eviction: TryMutex::new(()),
+            evict_calls: AtomicU64::new(0),
         }
     }
 
@@ -288,12 +291,19 @@ where
     /// Brings the weight below the limit. Whoever finds an eviction under way leaves the work to
     /// it; it looks again after it has let go, so nobody's load is forgotten.
     fn evict(&self) {
+        if self.weight() <= self.weight_max {
+            return;
+        }
+        self.evict_calls.fetch_add(1, Ordering::SeqCst);
         while self.weight_max < self.weight() {
+            let calls = self.evict_calls.load(Ordering::SeqCst);
             let Some(one_at_a_time) = self.eviction.try_lock() else { return };
             let evicted = self.evict_oldest();
             drop(one_at_a_time);
-            // What is still over the limit then is in use elsewhere, and goes with its last user.
-            if evicted == 0 {
+            // What is still over the limit then is in use elsewhere, and goes with its last user;
+            // unless somebody came meanwhile, and was turned away. Read by a change, so that
+            // whoever is not seen here comes to an open lock.
+            if evicted == 0 && self.evict_calls.fetch_add(0, Ordering::SeqCst) == calls {
                 return;
             }
         }
@@ -473,6 +483,50 @@ mod tests {
             assert_eq!(block_on(cache.get_or_insert(key)).unwrap().0, key * 2);
         }
         assert!(cache.weight() <= 10);
+    }
+
+    /// A value that does something when it is asked to go, and stays that once.
+    struct Busy {
+        charge: Charge,
+        when_asked: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+
+    struct BusyBackend;
+
+    impl AsyncLruCacheBackend for BusyBackend {
+        type Key = u64;
+        type Value = Busy;
+
+        async fn load(&self, _: u64, _: Charge) -> Result<Busy, Error> {
+            Err(Error::OffloadGone)
+        }
+
+        fn charge(value: &Busy) -> &Charge {
+            &value.charge
+        }
+
+        fn retire(value: &Busy) -> bool {
+            let when_asked = value.when_asked.lock().unwrap().take();
+            when_asked.map(|run| run()).is_none()
+        }
+    }
+
+    type BusyCache = AsyncLruCache<u64, Busy, BusyBackend>;
+
+    fn insert_busy(cache: &BusyCache, key: u64, run: Option<Box<dyn FnOnce() + Send>>) {
+        let charge = cache.charge();
+        charge.add(10);
+        cache.insert(key, Arc::new(Busy { charge, when_asked: std::sync::Mutex::new(run) }));
+    }
+
+    #[test]
+    fn whoever_evicts_looks_again_for_those_it_turned_away() {
+        let cache = Arc::new(BusyCache::new(BusyBackend, 10));
+        let other = Arc::clone(&cache);
+        // Comes while the eviction for 2 is under way, which then finds nothing to evict.
+        insert_busy(&cache, 1, Some(Box::new(move || insert_busy(&other, 3, None))));
+        insert_busy(&cache, 2, None);
+        assert!(cache.weight() <= 10, "{}", cache.weight());
     }
 
     #[test]
