@@ -10,6 +10,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::flush::Edge;
 use crate::open::read_bitmaps;
+use crate::sync::atomic::Ordering;
 use crate::writer::Writer;
 use crate::{Error, Layer};
 
@@ -23,11 +24,15 @@ impl<S: Storage> Layer<S> {
         }
         if !writer.first_write.is_initialized() {
             writer.first_write.get_or_try_init(|| self.prepare(writer)).await?;
+            // Somebody else's try may have failed while this one waited for its turn.
+            self.metadata().latch().check()?;
         }
         Ok(writer)
     }
 
     async fn prepare(&self, writer: &Writer<S>) -> Result<(), Error> {
+        // An earlier try may have been dropped on its way.
+        self.settle().await;
         let header = writer.header();
         self.mark_bitmaps(writer, &header).await?;
         let known = header.autoclear.known();
@@ -54,15 +59,16 @@ impl<S: Storage> Layer<S> {
         }
         let directory = read_bitmaps(self.file().as_ref(), header).await?;
         let Some(Ok(extension)) = &header.bitmaps else { return Ok(()) };
-        let mut was_marked = false;
         for (at, flags) in directory.marks() {
             let at: HostOffset = extension.directory_offset + at;
             let bytes = IoBuffer::from_slice(&flags);
+            writer.is_marking.store(true, Ordering::SeqCst);
             writer.change(self.file().write(at, bytes, Purpose::Bitmap)).await.0?;
-            was_marked = true;
         }
-        if was_marked {
+        // Also for marks that an earlier try has written, and not made durable.
+        if writer.is_marking.load(Ordering::SeqCst) {
             self.barrier_for(Edge::BitmapMarkBeforeWrite).await?;
+            writer.is_marking.store(false, Ordering::SeqCst);
         }
         Ok(())
     }

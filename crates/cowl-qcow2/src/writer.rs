@@ -27,6 +27,8 @@ pub(crate) struct Writer<S> {
     pub(crate) counters: Counters,
     /// Done before the first change.
     pub(crate) first_write: OnceCell<()>,
+    /// Whether marks on bitmaps were written and not made durable.
+    pub(crate) is_marking: AtomicBool,
     /// One change of size at a time.
     pub(crate) resizing: AsyncMutex<()>,
     table_locks: [AsyncMutex<()>; TABLE_LOCKS],
@@ -73,6 +75,7 @@ impl<S: Storage> Writer<S> {
             commits: Commits::default(),
             counters: Counters::default(),
             first_write: OnceCell::new(),
+            is_marking: AtomicBool::new(false),
             resizing: AsyncMutex::new(()),
             table_locks: Default::default(),
             header: Mutex::new(header),
