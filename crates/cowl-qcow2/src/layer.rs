@@ -101,11 +101,12 @@ impl<S: Storage> Layer<S> {
     /// Size of the disk, or of the snapshot that is shown.
     #[must_use]
     pub fn size(&self) -> ByteCount {
-        ByteCount::new(self.size.load(Ordering::Acquire))
+        ByteCount::new(self.size.load(Ordering::SeqCst))
     }
 
     pub(crate) fn set_size(&self, size: ByteCount) {
-        self.size.store(size.get(), Ordering::Release);
+        // A request that is counted and sees the old size is one that a shrink waits for.
+        self.size.store(size.get(), Ordering::SeqCst);
     }
 
     /// The size up to which mappings count: ahead of the disk's size while it grows, and behind it

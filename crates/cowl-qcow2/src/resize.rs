@@ -23,8 +23,9 @@ impl<S: Storage> Image<S> {
     /// Makes the disk `size` bytes large, durably: a multiple of 512.
     ///
     /// New bytes read as zeros, also over a longer backing file. A smaller size loses what lies
-    /// behind it, and takes no preallocation. After an error the disk has the old size; of a failed
-    /// shrink the range may read as zeros.
+    /// behind it, and takes no preallocation. After an error, and when the future is dropped, the
+    /// disk has the old size, as [`Self::size`] tells, unless the new one was durable already; of a
+    /// failed shrink the range may read as zeros.
     pub async fn resize(&self, size: ByteCount, preallocation: Preallocation) -> Result<(), Error> {
         let top = self.top();
         let writer = top.before_change().await?;
@@ -73,12 +74,10 @@ impl<S: Storage> Image<S> {
         let geometry = top.geometry();
         top.grow_l1(geometry.l1_entries_for(size.get())).await?;
         top.set_mapped_size(size);
-        let grown = self.fill_grown(old, size, preallocation).await;
-        if let Err(error) = grown {
-            top.set_mapped_size(old);
-            return Err(error);
-        }
+        let undone = OldSize { layer: top, old };
+        self.fill_grown(old, size, preallocation).await?;
         top.update_header(HeaderField::Size, |header| header.size = size).await?;
+        core::mem::forget(undone);
         top.set_size(size);
         Ok(())
     }
@@ -128,12 +127,11 @@ impl<S: Storage> Image<S> {
     async fn shrink(&self, old: ByteCount, size: ByteCount) -> Result<(), Error> {
         let top = self.top();
         top.set_size(size);
-        top.writer()?.epochs.drain().await;
-        if let Err(error) = self.blank(old, size).await {
-            top.set_size(old);
-            return Err(error);
-        }
+        let undone = OldSize { layer: top, old };
+        top.drain().await?;
+        self.blank(old, size).await?;
         top.update_header(HeaderField::Size, |header| header.size = size).await?;
+        core::mem::forget(undone);
         self.forget(old, size).await?;
         top.set_mapped_size(size);
         if top.header().has_raw_data_file() {
@@ -179,7 +177,31 @@ impl<S: Storage> Image<S> {
     }
 }
 
+/// Gives a disk its old size back, unless it is forgotten: the header has that one still, or gets
+/// it back before the next change.
+struct OldSize<'a, S: Storage> {
+    layer: &'a Layer<S>,
+    old: ByteCount,
+}
+
+impl<S: Storage> Drop for OldSize<'_, S> {
+    fn drop(&mut self) {
+        self.layer.set_mapped_size(self.old);
+        self.layer.set_size(self.old);
+    }
+}
+
 impl<S: Storage> Layer<S> {
+    /// Returns when every request in flight is done, also of those that are dropped meanwhile.
+    async fn drain(&self) -> Result<(), Error> {
+        let epochs = &self.writer()?.epochs;
+        let epoch = epochs.now();
+        while !epochs.drain(epoch).await {
+            self.settle().await;
+        }
+        Ok(())
+    }
+
     /// Moves the L1 table to a place where it has at least `needed` entries.
     async fn grow_l1(&self, needed: u64) -> Result<(), Error> {
         let writer = self.writer()?;

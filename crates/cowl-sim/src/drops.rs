@@ -3,7 +3,7 @@
 use crate::{Effort, Plan, Report, outline, run};
 
 /// Runs `plan` again and again: each of its requests dropped after one poll, after two, and so on
-/// until it is done before it can be dropped.
+/// until it is done before it can be dropped; as soon as it waits, or late if the plan says so.
 pub fn drop_everywhere(plan: &Plan) -> impl Iterator<Item = Report> {
     let (numbers, _) = outline(plan);
     numbers.into_iter().flat_map(move |number| {

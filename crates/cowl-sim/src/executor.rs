@@ -155,12 +155,32 @@ pub fn run_calm<T>(future: impl Future<Output = T>) -> Option<T> {
 pub struct DropAfter<F> {
     request: Option<Pin<Box<F>>>,
     polls_left: u32,
+    turns_left: u32,
 }
 
 impl<F: Future> DropAfter<F> {
     /// `request`, to be polled at most `polls` times.
     pub fn new(request: F, polls: u32) -> Self {
-        Self { request: Some(Box::pin(request)), polls_left: polls }
+        Self { request: Some(Box::pin(request)), polls_left: polls, turns_left: 0 }
+    }
+
+    /// The same, but dropped only when its task had so many more turns: what others do meanwhile
+    /// finds the request waiting.
+    #[must_use]
+    pub fn late(self, turns: u32) -> Self {
+        Self { turns_left: turns, ..self }
+    }
+}
+
+impl<F> DropAfter<F> {
+    fn drop_now_or_later<T>(&mut self, context: &Context<'_>) -> Poll<Option<T>> {
+        if self.turns_left == 0 {
+            self.request = None;
+            return Poll::Ready(None);
+        }
+        self.turns_left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -170,18 +190,14 @@ impl<F: Future> Future for DropAfter<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.polls_left == 0 {
-            self.request = None;
-            return Poll::Ready(None);
+            return self.drop_now_or_later(context);
         }
         self.polls_left -= 1;
         let request = self.request.as_mut().expect("polled after it was done");
         match request.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if self.polls_left == 0 => {
-                // Nobody may ever wake it again; it is dropped here, at this await point.
-                self.request = None;
-                Poll::Ready(None)
-            }
+            // Nobody may ever wake it again; it is dropped here, at this await point.
+            Poll::Pending if self.polls_left == 0 => self.drop_now_or_later(context),
             Poll::Pending => Poll::Pending,
         }
     }

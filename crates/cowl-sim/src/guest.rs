@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use cowl_block::{BlockDevice, BlockError, DeviceResult, ZeroRequest};
 use cowl_format::{ByteCount, GuestOffset};
+use cowl_qcow2::Preallocation;
 use cowl_storage::IoBuffer;
 
 use crate::executor::DropAfter;
@@ -27,6 +28,14 @@ pub(crate) struct Guest<S: Subject> {
     pub(crate) disturbed: Cell<bool>,
     /// Requests of this history that were dropped.
     pub(crate) drops: Cell<u64>,
+    /// Turns that a task has between the wait at which its request is given up and the drop.
+    pub(crate) drop_late: u32,
+    /// What both sizes have while one becomes the other.
+    pub(crate) resizing: Cell<Option<u64>>,
+    /// Whether the size has ever changed beside other requests.
+    pub(crate) resized: Cell<bool>,
+    /// What the engine says that a crash may cost; nothing before it was opened.
+    pub(crate) leaks_max: Cell<u64>,
     /// A flush has just succeeded: a good moment for a power cut.
     pub(crate) flushed: Cell<bool>,
 }
@@ -82,7 +91,7 @@ impl<S: Subject + 'static> Guest<S> {
                 let Some(range) = self.fit(at, length) else { return };
                 let (id, buffer) = self.stamped(number, texture, range);
                 let io = device.write(range.start(), buffer);
-                self.end(number, id, droppable(io, drop_after).await.map(without_buffer));
+                self.end(number, id, self.droppable(io, drop_after).await.map(without_buffer));
             }
             Operation::WriteThrough { at, length, texture } => {
                 let Some(range) = self.fit(at, length) else { return };
@@ -92,32 +101,35 @@ impl<S: Subject + 'static> Guest<S> {
                 let Some(range) = self.fit(at, length) else { return };
                 let (id, buffer) = self.stamped(number, texture, range);
                 let io = self.subject.write_compressed(device, range.start(), &buffer);
-                self.end(number, id, droppable(io, drop_after).await);
+                self.end(number, id, self.droppable(io, drop_after).await);
             }
             Operation::Zero { at, length, unmap } => {
                 let Some(range) = self.fit(at, length) else { return };
                 let how = if unmap { ZeroRequest::MayUnmap } else { ZeroRequest::KeepAllocated };
                 let id = self.model.borrow_mut().issue(Value::Zero, range.at, range.length);
                 let io = device.zero(range.start(), range.count(), how);
-                self.end(number, id, droppable(io, drop_after).await);
+                self.end(number, id, self.droppable(io, drop_after).await);
             }
             Operation::Discard { at, length } => {
                 let Some(range) = self.fit(at, length) else { return };
                 let id = self.issue_discard(range);
                 let io = device.discard(range.start(), range.count());
-                self.end(number, id, droppable(io, drop_after).await);
+                self.end(number, id, self.droppable(io, drop_after).await);
             }
             Operation::Read { at, length } => {
                 let Some(range) = self.fit(at, length) else { return };
                 self.read(device, number, range, drop_after).await;
             }
             Operation::Flush => self.flush(device, number, drop_after).await,
+            Operation::Resize { size, preallocation } => {
+                self.resize(device, number, (size, preallocation), drop_after).await;
+            }
         }
     }
 
     /// The part of a range that lies on the disk, which may have shrunk.
     fn fit(&self, at: u64, length: u64) -> Option<Range> {
-        let size = self.model.borrow().size();
+        let size = self.resizing.get().unwrap_or_else(|| self.model.borrow().size());
         let length = length.min(size.checked_sub(at)?);
         (0 < length).then_some(Range { at, length })
     }
@@ -136,7 +148,8 @@ impl<S: Subject + 'static> Guest<S> {
         let mut model = self.model.borrow_mut();
         let end = range.at + range.length;
         let start = range.at.next_multiple_of(unit);
-        let end = if end == model.size() { end } else { end / unit * unit };
+        let is_end = end == model.size() || self.resizing.get() == Some(end);
+        let end = if is_end { end } else { end / unit * unit };
         model.issue(Value::Discarded, start, end.saturating_sub(start))
     }
 
@@ -150,7 +163,7 @@ impl<S: Subject + 'static> Guest<S> {
         let flush = self.model.borrow_mut().issue_flush();
         let (id, buffer) = self.stamped(number, texture, range);
         let io = device.write_through(range.start(), buffer);
-        match droppable(io, drop_after).await.map(without_buffer) {
+        match self.droppable(io, drop_after).await.map(without_buffer) {
             Some(Ok(())) => {
                 let mut model = self.model.borrow_mut();
                 model.succeed_durably(id);
@@ -161,15 +174,61 @@ impl<S: Subject + 'static> Guest<S> {
         }
     }
 
+    /// Changes the size, unless somebody else does; requests beside it keep to what both sizes
+    /// have.
+    async fn resize(
+        &self,
+        device: &S::Device,
+        number: u32,
+        (size, preallocation): (u64, Preallocation),
+        drop_after: Option<u32>,
+    ) {
+        if self.resizing.get().is_some() {
+            return;
+        }
+        let old = self.model.borrow().size();
+        let grows = old < size;
+        let preallocation = if grows { preallocation } else { Preallocation::Off };
+        self.resizing.set(Some(old.min(size)));
+        self.resized.set(true);
+        let clusters = old.max(size).div_ceil(self.subject.traits().cluster);
+        let leaks_max = self.subject.leaks_max(device) + clusters;
+        self.leaks_max.set(self.leaks_max.get().max(leaks_max));
+        let id = self.model.borrow_mut().issue_resize(size);
+        let resize = self.subject.resize(device, ByteCount::new(size), preallocation);
+        let result = self.droppable(resize, drop_after).await;
+        self.resizing.set(None);
+        if let Some(Ok(())) = result {
+            self.model.borrow_mut().succeed_resize(id);
+            return;
+        }
+        self.model.borrow_mut().fail_resize(id, device.size().get());
+        match result {
+            Some(Err(error)) => self.failed(number, &error),
+            _ => {
+                self.unsettled.set(true);
+                self.was_dropped();
+            }
+        }
+    }
+
     async fn flush(&self, device: &S::Device, number: u32, drop_after: Option<u32>) {
         let flush = self.model.borrow_mut().issue_flush();
-        match droppable(device.flush(), drop_after).await {
+        match self.droppable(device.flush(), drop_after).await {
             Some(Ok(())) => {
                 self.model.borrow_mut().succeed_flush(flush);
                 self.flushed.set(true);
             }
             Some(Err(error)) => self.failed(number, &error),
             None => self.was_dropped(),
+        }
+    }
+
+    /// The request's output; `None` when it was dropped after `polls`.
+    async fn droppable<F: Future>(&self, request: F, polls: Option<u32>) -> Option<F::Output> {
+        match polls {
+            None => Some(request.await),
+            Some(polls) => DropAfter::new(request, polls).late(self.drop_late).await,
         }
     }
 
@@ -180,7 +239,7 @@ impl<S: Subject + 'static> Guest<S> {
 
     async fn read(&self, device: &S::Device, number: u32, range: Range, drop_after: Option<u32>) {
         let read = self.model.borrow_mut().issue_read();
-        let result = droppable(device.read(range.start(), range.buffer()), drop_after).await;
+        let result = self.droppable(device.read(range.start(), range.buffer()), drop_after).await;
         let bytes = match &result {
             Some((Ok(()), buffer)) => Some(&buffer[..]),
             Some((Err(error), _)) => {
@@ -221,7 +280,8 @@ impl<S: Subject + 'static> Guest<S> {
         self.world.note(&format!("request {number} fails: {error}"));
         /// EOPNOTSUPP: the engine says that it does not do this.
         const UNSUPPORTED: i32 = 95;
-        if self.world.faults_injected() == 0 && error.errno() != UNSUPPORTED {
+        let is_cut_off = self.resized.get() && is_past_end(error);
+        if self.world.faults_injected() == 0 && !is_cut_off && error.errno() != UNSUPPORTED {
             self.report("errors", format!("request {number} failed without a fault: {error}"));
         }
         if is_latched(error) && self.world.was_only_full() && self.drops.get() == 0 {
@@ -238,6 +298,13 @@ impl<S: Subject + 'static> Guest<S> {
     }
 }
 
+/// Whether the range was on the disk when the request was sent, and the disk has shrunk.
+fn is_past_end(error: &BlockError) -> bool {
+    /// EINVAL: a compressed write that ends where the disk did.
+    const INVALID: i32 = 22;
+    matches!(error, BlockError::OutOfRange { .. }) || error.errno() == INVALID
+}
+
 /// Whether the engine takes no changes any more.
 fn is_latched(error: &BlockError) -> bool {
     let BlockError::Format { source, .. } = error else { return false };
@@ -251,14 +318,6 @@ pub(crate) fn describe(illegal: &Illegal) -> String {
 
 fn without_buffer((result, _): DeviceResult) -> Result<(), BlockError> {
     result
-}
-
-/// The request's output; `None` when it was dropped after `polls`.
-async fn droppable<F: Future>(request: F, polls: Option<u32>) -> Option<F::Output> {
-    match polls {
-        None => Some(request.await),
-        Some(polls) => DropAfter::new(request, polls).await,
-    }
 }
 
 /// Reads the whole disk.

@@ -94,6 +94,8 @@ pub struct Model {
     uncertain_sizes: Vec<u64>,
     /// Whether a size between those is legal, too: the disk is as long as its file is.
     sizes_between: bool,
+    /// Whether a change of size is under way.
+    resizing: bool,
     reads: BTreeMap<u64, u32>,
 }
 
@@ -121,6 +123,7 @@ impl Model {
             sizes: vec![size],
             uncertain_sizes: Vec::new(),
             sizes_between: false,
+            resizing: false,
             reads: BTreeMap::new(),
         };
         model.grow_to(size, INITIAL);
@@ -240,7 +243,9 @@ impl Model {
         for request in self.requests.iter_mut().filter(|request| request.succeeded) {
             request.durable |= request.ended.is_some_and(|ended| ended < flush.0);
         }
-        self.sizes.drain(..self.sizes.len() - 1);
+        if !self.resizing {
+            self.sizes.drain(..self.sizes.len() - 1);
+        }
         self.forget();
     }
 
@@ -263,9 +268,11 @@ impl Model {
         })
     }
 
-    /// The size changes, while nothing else runs: what is cut off reads as zeros if it comes back.
+    /// The size changes, one change at a time, while no request is sent to what only one of the
+    /// sizes has: what is cut off reads as zeros if it comes back.
     pub fn issue_resize(&mut self, size: u64) -> RequestId {
         let old = self.size();
+        self.resizing = true;
         self.sizes.push(size);
         // Where the disk never was, nothing but zeros can be.
         let known = self.sectors.len() as u64 * SECTOR;
@@ -277,16 +284,24 @@ impl Model {
         id
     }
 
-    /// A change of size succeeded.
+    /// A change of size succeeded, and is durable unless the size is the file's.
     pub fn succeed_resize(&mut self, id: RequestId) {
-        self.succeed(id);
-        // Earlier sizes may come back until a flush; what a failed request did is overwritten.
-        self.sizes.splice(0..0, self.uncertain_sizes.drain(..));
+        self.resizing = false;
+        if self.sizes_between {
+            self.succeed(id);
+            // Earlier sizes may come back until a flush; what a failed request did is overwritten.
+            self.sizes.splice(0..0, self.uncertain_sizes.drain(..));
+        } else {
+            self.succeed_durably(id);
+            self.uncertain_sizes.clear();
+            self.sizes.drain(..self.sizes.len() - 1);
+        }
     }
 
     /// A change of size failed: the disk may have either size, until another change succeeds.
     pub fn fail_resize(&mut self, id: RequestId, size_now: u64) {
         self.fail(id);
+        self.resizing = false;
         self.uncertain_sizes.extend(&self.sizes);
         self.sizes.push(size_now);
     }

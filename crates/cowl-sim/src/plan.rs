@@ -33,6 +33,8 @@ pub struct Plan {
     pub fixed_size: bool,
     /// Requests dropped after so many polls, besides those drawn.
     pub drops: BTreeMap<u32, u32>,
+    /// Turns that their tasks have before they are dropped.
+    pub late: u32,
     /// Requests left out.
     pub without: BTreeSet<u32>,
     /// Faults left out.
@@ -51,6 +53,7 @@ impl Plan {
             keep_lengths: false,
             fixed_size: false,
             drops: BTreeMap::new(),
+            late: 0,
             without: BTreeSet::new(),
             without_faults: BTreeSet::new(),
         }
@@ -95,14 +98,26 @@ fn list(numbers: &BTreeSet<u32>) -> String {
     runs.iter().map(name).collect::<Vec<_>>().join(",")
 }
 
+/// More requests than a history has.
+const RUN_MAX: u32 = 1_000_000;
+
 fn unlist(text: &str) -> Result<BTreeSet<u32>, String> {
     let mut numbers = BTreeSet::new();
     for run in text.split(',').filter(|run| !run.is_empty()) {
         let (first, last) = run.split_once('-').unwrap_or((run, run));
         let number = |text: &str| text.parse::<u32>().map_err(|_| format!("no number: {text}"));
-        numbers.extend(number(first)?..=number(last)?);
+        let (first, last) = (number(first)?, number(last)?);
+        if last < first || RUN_MAX < last - first {
+            return Err(format!("no numbers of requests: {run}"));
+        }
+        numbers.extend(first..=last);
     }
     Ok(numbers)
+}
+
+/// Whether `word` says the only thing that it can say.
+fn is(word: &str, value: &str, only: &str) -> Result<bool, String> {
+    if value == only { Ok(true) } else { Err(format!("unknown: {word}")) }
 }
 
 /// A request and its polls, as `request:polls`.
@@ -130,6 +145,9 @@ impl fmt::Display for Plan {
         for (request, polls) in &self.drops {
             write!(f, " drop={request}:{polls}")?;
         }
+        if self.late != 0 {
+            write!(f, " late={}", self.late)?;
+        }
         if !self.without.is_empty() {
             write!(f, " without={}", list(&self.without))?;
         }
@@ -143,30 +161,42 @@ impl fmt::Display for Plan {
 impl FromStr for Plan {
     type Err = String;
 
-    /// Reads a line; `replay:` before it is skipped.
+    /// Reads a line; `replay:` before it is skipped. Whatever is not understood is an error: a
+    /// history that passes must be the one that was meant.
     fn from_str(line: &str) -> Result<Self, String> {
         let mut plan = Self::new(SubjectKind::Raw, 0);
+        let (mut has_subject, mut has_seed) = (false, false);
         let line = line.trim().trim_start_matches("replay:");
         for word in line.split_whitespace() {
             let (key, value) = word.split_once('=').ok_or_else(|| format!("no value: {word}"))?;
             let number = || value.parse::<u64>().map_err(|_| format!("no number: {word}"));
             match key {
-                "subject" => plan.subject = SubjectKind::from_name(value)?,
-                "seed" => plan.seed = number()?,
+                "subject" => {
+                    plan.subject = SubjectKind::from_name(value)?;
+                    has_subject = true;
+                }
+                "seed" => {
+                    plan.seed = number()?;
+                    has_seed = true;
+                }
                 "schedule" => plan.schedule = number()?,
-                "lengths" => plan.keep_lengths = value == "kept",
-                "size" => plan.fixed_size = value == "fixed",
-                "exhaustive" => plan.exhaustive = value == "yes",
+                "lengths" => plan.keep_lengths = is(word, value, "kept")?,
+                "size" => plan.fixed_size = is(word, value, "fixed")?,
+                "exhaustive" => plan.exhaustive = is(word, value, "yes")?,
                 "drop" => {
                     let (request, polls) = undrop(value)?;
                     plan.drops.insert(request, polls);
                 }
+                "late" => plan.late = u32::try_from(number()?).map_err(|e| e.to_string())?,
                 "without" => plan.without = unlist(value)?,
                 "without-faults" => plan.without_faults = unlist(value)?,
                 _ => return Err(format!("unknown: {word}")),
             }
         }
-        Ok(plan)
+        match has_subject && has_seed {
+            true => Ok(plan),
+            false => Err(format!("a line has a subject and a seed: {line}")),
+        }
     }
 }
 
@@ -180,13 +210,25 @@ mod tests {
         let mut plan = Plan::new(SubjectKind::Raw, 77).exhaustive();
         plan.schedule = 3;
         plan.drops = [(5, 2)].into();
+        plan.late = 4;
         plan.without = [1, 2, 3, 9].into();
         plan.without_faults = [0].into();
         let line = plan.to_string();
         assert_eq!(
             line,
-            "subject=raw seed=77 schedule=3 exhaustive=yes drop=5:2 without=1-3,9 without-faults=0"
+            "subject=raw seed=77 schedule=3 exhaustive=yes drop=5:2 late=4 \
+             without=1-3,9 without-faults=0"
         );
         assert_eq!(line.parse(), Ok(plan));
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_no_plan() {
+        for rest in ["lengths=gone", "exhaustive=no", "without=5-1", "without=0-4294967295"] {
+            assert!(format!("subject=raw seed=1 {rest}").parse::<Plan>().is_err(), "{rest}");
+        }
+        for line in ["", "subject=raw", "seed=1", "subject=raw seed=x", "nonsense"] {
+            assert!(line.parse::<Plan>().is_err(), "{line}");
+        }
     }
 }

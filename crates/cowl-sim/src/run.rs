@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
+use cowl_block::BlockDevice;
 use cowl_format::ByteCount;
+use cowl_qcow2::Preallocation;
 use cowl_storage::Access;
 
 use crate::checkers::{self, Case, Depth};
 use crate::cut::{AllStates, COMPLETE_PARTS_MAX, CrashState, Cut, EXHAUSTIVE_PARTS_MAX};
-use crate::executor::{Executor, Step};
+use crate::executor::{Executor, Step, run_calm};
 use crate::fault::{self, Fault};
 use crate::guest::Guest;
 use crate::random::mix;
@@ -79,6 +81,13 @@ fn draw_faults(plan: &Plan) -> Vec<(u32, Fault)> {
     let count = random.pick(&[0, 0, 1, 3]);
     let faults = (0..count).map(|number| (number, fault::draw(&mut random)));
     faults.filter(|(number, _)| !plan.without_faults.contains(number)).collect()
+}
+
+/// How late requests are dropped: in most histories as soon as they wait.
+fn draw_drop_late(plan: &Plan) -> u32 {
+    let mut random = Random::of(plan.seed, "late waits");
+    let is_drawn = !matches!(plan.subject, SubjectKind::Scenario(_));
+    if is_drawn && random.chance(20) { random.pick(&[1, 3, 10]) } else { plan.late }
 }
 
 /// What a plan can leave out: the numbers of requests, and of faults.
@@ -170,8 +179,6 @@ struct History<S: Subject + 'static> {
     crash_percent: u64,
     crash_states: u64,
     moments: Moments,
-    /// What the engine says that a crash may cost; nothing before it was opened.
-    leaks_max: u64,
     act: u64,
     is_setup: bool,
     last_digest: u64,
@@ -216,6 +223,10 @@ impl<S: Subject + 'static> History<S> {
             unsettled: Cell::new(false),
             disturbed: Cell::new(false),
             drops: Cell::new(0),
+            drop_late: draw_drop_late(plan),
+            resizing: Cell::new(None),
+            resized: Cell::new(false),
+            leaks_max: Cell::new(0),
             flushed: Cell::new(false),
         };
         Self {
@@ -230,7 +241,6 @@ impl<S: Subject + 'static> History<S> {
             random,
             crash_states: 0,
             moments: Moments::default(),
-            leaks_max: 0,
             act: 0,
             is_setup: false,
             last_digest: 0,
@@ -286,24 +296,38 @@ impl<S: Subject + 'static> History<S> {
         })?;
         let device = opened.map_err(|error| self.guest.failed(0, &error)).ok()?;
         // More is legal on a larger disk, also after it has shrunk.
-        self.leaks_max = self.leaks_max.max(self.guest.subject.leaks_max(&device));
+        self.raise_leaks_max(&device);
         Some(Rc::new(device))
+    }
+
+    fn raise_leaks_max(&self, device: &S::Device) {
+        let guest = &self.guest;
+        guest.leaks_max.set(guest.leaks_max.get().max(guest.subject.leaks_max(device)));
     }
 
     fn close(&mut self, device: Rc<S::Device>) -> Option<()> {
         let device = Rc::try_unwrap(device).ok().expect("all tasks are gone");
         let flush = self.guest.model.borrow_mut().issue_flush();
+        let size = device.size();
         let guest = self.guest.clone();
         let closed = self.drive("close", async move { guest.subject.close(device).await })?;
         closed.map_err(|error| self.guest.failed(0, &error)).ok()?;
         self.guest.model.borrow_mut().succeed_flush(flush);
-        self.look_at_closed()
+        self.look_at_closed(size)
     }
 
     /// A cleanly closed image is whole, and without leaks unless something went wrong before.
-    fn look_at_closed(&mut self) -> Option<()> {
+    fn look_at_closed(&mut self, size: ByteCount) -> Option<()> {
         let guest = &self.guest;
-        let leaks_max = if guest.disturbed.get() { self.leaks_max } else { 0 };
+        let world = SimWorld::new(WorldOptions::calm(), guest.world.files());
+        let opened = run_calm(guest.subject.open(&world, Access::ReadOnly)).and_then(Result::ok);
+        let is_known = !guest.subject.traits().size_is_file_length;
+        let found = opened.map(|device| device.size()).filter(|found| is_known && *found != size);
+        if let Some(found) = found {
+            guest.report("size", format!("{size} before a clean close, {found} after it"));
+            return None;
+        }
+        let leaks_max = if guest.disturbed.get() { guest.leaks_max.get() } else { 0 };
         let state =
             CrashState { files: guest.world.files(), description: "cleanly closed".to_owned() };
         self.judge(&state, leaks_max)
@@ -314,16 +338,16 @@ impl<S: Subject + 'static> History<S> {
         self.guest.world.note(&format!("request {number} resize {size}"));
         let (guest, target) = (self.guest.clone(), device.clone());
         let resized = self.drive("resize", async move {
-            guest.subject.resize(&target, ByteCount::new(size)).await
+            guest.subject.resize(&target, ByteCount::new(size), Preallocation::Off).await
         })?;
         match resized {
             Ok(()) => {
                 self.guest.model.borrow_mut().succeed_resize(id);
-                self.leaks_max = self.leaks_max.max(self.guest.subject.leaks_max(device));
+                self.raise_leaks_max(device);
             }
             Err(error) => {
                 self.guest.failed(number, &error);
-                let now = cowl_block::BlockDevice::size(&**device).get();
+                let now = device.size().get();
                 self.guest.model.borrow_mut().fail_resize(id, now);
             }
         }
@@ -431,7 +455,7 @@ impl<S: Subject + 'static> History<S> {
             let state = all.state(number);
             if self.is_new(&state) {
                 let state = CrashState { description: all.describe(number), ..state };
-                self.judge(&state, self.leaks_max)?;
+                self.judge(&state, self.guest.leaks_max.get())?;
             }
         }
         match all.are_torn() {
@@ -446,7 +470,7 @@ impl<S: Subject + 'static> History<S> {
         if is_enough || !self.is_new(&state) {
             return Some(());
         }
-        self.judge(&state, self.leaks_max)
+        self.judge(&state, self.guest.leaks_max.get())
     }
 
     /// Whether this state was not judged before, under the same rules.

@@ -107,6 +107,37 @@ pub const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "size-changes-beside-writes",
+        shape: plain,
+        acts: || {
+            let (length, texture) = (12 * CLUSTER, Texture::Plain);
+            let at = (L2_ENTRIES - 4) * CLUSTER;
+            let compressed = Operation::WriteCompressed { at, length, texture };
+            let setup = setup(&[write(L2_ENTRIES, 8), Operation::Flush]);
+            let writer = [compressed, bytes(100, CLUSTER), Operation::Flush];
+            vec![setup, tasks(&[&[resize(8), resize(L2_ENTRIES)], &writer])]
+        },
+    },
+    Scenario {
+        name: "shrinks-beside-a-write",
+        shape: plain,
+        acts: || {
+            let setup = setup(&[write(20, 1), Operation::Flush]);
+            vec![setup, tasks(&[&[resize(8)], &[write(20, 1)]]), tasks(&[&[write(4, 1)]])]
+        },
+    },
+    Scenario {
+        name: "grows-with-its-space",
+        shape: || Shape { size: 8 * CLUSTER, ..overlay() },
+        acts: || {
+            let (size, preallocation) = (16 * CLUSTER, Preallocation::Metadata);
+            let grow = Operation::Resize { size, preallocation };
+            let setup = setup(&[write(0, 6), discard(0, 4), Operation::Flush]);
+            let reopen = Act::Reopen { number: 90 };
+            vec![setup, reopen, tasks(&[&[grow], &[write(1, 2), Operation::Flush]])]
+        },
+    },
+    Scenario {
         name: "refcount-block-is-added",
         shape: || Shape { refcount_bits: 64, ..plain() },
         acts: || {
@@ -255,6 +286,10 @@ fn read(cluster: u64, count: u64) -> Operation {
 
 fn zero(cluster: u64, count: u64, unmap: bool) -> Operation {
     Operation::Zero { at: cluster * CLUSTER, length: count * CLUSTER, unmap }
+}
+
+fn resize(clusters: u64) -> Operation {
+    Operation::Resize { size: clusters * CLUSTER, preallocation: Preallocation::Off }
 }
 
 fn discard(cluster: u64, count: u64) -> Operation {

@@ -2,6 +2,7 @@
 
 use cowl_block::{BlockDevice, BlockError};
 use cowl_format::{ByteCount, GuestOffset};
+use cowl_qcow2::Preallocation;
 use cowl_storage::Access;
 
 use crate::{Random, SimFile, SimWorld, Workload};
@@ -77,7 +78,12 @@ pub trait Subject {
     ) -> Result<(), BlockError>;
 
     /// Changes the size.
-    async fn resize(&self, device: &Self::Device, size: ByteCount) -> Result<(), BlockError>;
+    async fn resize(
+        &self,
+        device: &Self::Device,
+        size: ByteCount,
+        preallocation: Preallocation,
+    ) -> Result<(), BlockError>;
 
     /// Judges the metadata; `None` for a format without any.
     async fn check(&self, world: &SimWorld) -> Option<Result<MetadataReport, BlockError>>;

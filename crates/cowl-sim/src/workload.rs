@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cowl_qcow2::Preallocation;
+
 use crate::stamp::Texture;
 use crate::subject::Traits;
 use crate::{Extent, Random};
@@ -27,6 +29,8 @@ pub enum Operation {
     Read { at: u64, length: u64 },
     /// Makes all before it durable.
     Flush,
+    /// Changes the size beside other requests; a larger disk may get its space at once.
+    Resize { size: u64, preallocation: Preallocation },
 }
 
 /// A request and its number in the history, by which a replay leaves it out.
@@ -77,6 +81,9 @@ impl Workload {
                 _ => {}
             }
         }
+        if traits.resizes && !traits.size_is_file_length && extent == Extent::Full {
+            add_resizes(&mut acts, seed, size, traits.cluster);
+        }
         Self { acts }
     }
 
@@ -118,6 +125,38 @@ impl Workload {
             Act::Resize { number, .. } | Act::Reopen { number } => !numbers.contains(number),
         });
         self
+    }
+}
+
+/// Gives some tasks of some histories a task beside them that changes the size. Drawn apart, so
+/// that what older seeds draw stays the same.
+fn add_resizes(acts: &mut [Act], seed: u64, size: u64, cluster: u64) {
+    /// Numbers of no other requests.
+    const FIRST: u32 = 100_000;
+    let mut random = Random::of(seed, "size changes");
+    if !random.chance(25) {
+        return;
+    }
+    let mut number = FIRST;
+    for act in acts {
+        let Act::Tasks(tasks) = act else { continue };
+        let count = random.below(4);
+        let resizes = (0..count).map(|_| {
+            let how = [Preallocation::Off, Preallocation::Metadata, Preallocation::Falloc];
+            let wanted = size / 4 * random.pick(&[1, 2, 3, 4, 6]) + random.below(2 * cluster);
+            let operation = Operation::Resize {
+                size: wanted / 512 * 512 + 512,
+                preallocation: random.pick(&how),
+            };
+            let drops = random.chance(30);
+            let drop_after = drops.then(|| u32::try_from(1 + random.below(30)).expect("small"));
+            number += 1;
+            Request { number, operation, drop_after }
+        });
+        let task: Vec<Request> = resizes.collect();
+        if !task.is_empty() {
+            tasks.push(task);
+        }
     }
 }
 

@@ -62,7 +62,7 @@ fn a_drain_ends_when_the_requests_before_it_are_done() {
                 shuttle::thread::yield_now();
                 drop(pin);
             } else {
-                block_on(epochs.drain());
+                assert!(block_on(epochs.drain(epochs.now())));
             }
         });
     });
@@ -71,7 +71,7 @@ fn a_drain_ends_when_the_requests_before_it_are_done() {
         let pin = Mutex::new(Some(epochs.enter()));
         threads(2, |thread| match thread {
             0 => drop(pin.lock().unwrap().take()),
-            _ => block_on(epochs.drain()),
+            _ => assert!(block_on(epochs.drain(epochs.now()))),
         });
     });
 }
@@ -86,7 +86,7 @@ fn a_drain_waits_for_every_request_before_it() {
         let (pins, drains) = (Mutex::new(vec![first, second]), AtomicBool::new(false));
         threads(3, |thread| {
             if thread == 2 {
-                block_on(epochs.drain());
+                assert!(block_on(epochs.drain(epochs.now())));
                 drains.store(true, SeqCst);
                 assert_eq!(left.load(SeqCst), 2, "a request was still in flight");
                 return;

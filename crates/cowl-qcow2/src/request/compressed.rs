@@ -53,7 +53,7 @@ impl<S: Storage> Image<S> {
         let mut at = at;
         for part in bytes.chunks(top.geometry().cluster_len()) {
             top.make_room().await?;
-            let _pin = writer.epochs.enter();
+            let _pin = self.pin_range(at, ByteCount::from_usize(part.len()))?;
             let _claim = writer.claims.claim(top.geometry().guest_cluster(at), 1).await;
             self.write_cluster_compressed(at, part).await?;
             at = at + ByteCount::from_usize(part.len());

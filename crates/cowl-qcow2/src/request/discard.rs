@@ -15,9 +15,9 @@ impl<S: Storage> Image<S> {
     /// Gives up the content of a range. Durability and dropping as in [`Self::write_from`].
     pub async fn discard(&self, at: GuestOffset, length: ByteCount) -> Result<(), Error> {
         self.check_range(at, length)?;
-        let writer = self.top().before_change().await?;
+        self.top().before_change().await?;
         self.top().make_room().await?;
-        let _pin = writer.epochs.enter();
+        let _pin = self.pin_range(at, length)?;
         let cluster = self.top().geometry().cluster_size();
         let end = at + length;
         let first = at.get().next_multiple_of(cluster);

@@ -110,15 +110,18 @@ impl Epochs {
         }
     }
 
-    /// Returns when every request that was in flight at the call is done.
-    pub(crate) async fn drain(&self) {
-        let epoch = self.now();
+    /// Returns true when every request that was in flight in `epoch` is done, and false when one
+    /// was dropped: it is done once the storage has settled.
+    pub(crate) async fn drain(&self, epoch: u64) -> bool {
         let _drain = Drain::new(&self.drains);
         loop {
             let left = self.left.listen();
             self.advance();
             if self.is_over(epoch) {
-                return;
+                return true;
+            }
+            if self.has_abandoned() {
+                return false;
             }
             left.await;
         }
@@ -139,6 +142,9 @@ impl Epochs {
         let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
         abandoned.extend(pins);
         self.has_abandoned.store(!abandoned.is_empty(), Ordering::SeqCst);
+        if 0 < self.drains.load(Ordering::SeqCst) {
+            self.left.notify(usize::MAX);
+        }
     }
 
     fn leave(&self, shard: usize, parity: usize) {

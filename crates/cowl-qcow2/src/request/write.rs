@@ -60,13 +60,14 @@ impl<S: Storage> Image<S> {
     /// already: the range then has the old bytes, the new ones, or some of each, and nothing else
     /// is touched.
     pub async fn write_from(&self, at: GuestOffset, bytes: &[u8]) -> Result<(), Error> {
-        self.check_range(at, ByteCount::from_usize(bytes.len()))?;
-        let writer = self.top().before_change().await?;
+        let length = ByteCount::from_usize(bytes.len());
+        self.check_range(at, length)?;
+        self.top().before_change().await?;
         self.top().make_room().await?;
         if bytes.is_empty() {
             return Ok(());
         }
-        let _pin = writer.epochs.enter();
+        let _pin = self.pin_range(at, length)?;
         self.write_unchecked(at, bytes).await
     }
 
@@ -101,17 +102,29 @@ impl<S: Storage> Image<S> {
         let length = ByteCount::from_usize(length);
         self.check_range(at, length)?;
         let top = self.top();
-        let writer = top.before_change().await?;
+        top.before_change().await?;
         if length == ByteCount::ZERO {
             return Ok(None);
         }
-        let pin = writer.epochs.enter();
+        let pin = self.pin_range(at, length)?;
         let run = top.lookup(at, length).await?;
         let Some(host) = top.in_place(&run).filter(|_| run.length == length) else {
             return Ok(None);
         };
         top.refuse_metadata(host, length).await?;
         Ok(Some((pin, host)))
+    }
+
+    /// Starts a change of a range. A disk that shrinks waits for those who came before it, so what
+    /// lies on the disk now stays there until the pin is dropped.
+    pub(super) fn pin_range(
+        &self,
+        at: GuestOffset,
+        length: ByteCount,
+    ) -> Result<crate::request::Pin<'_>, Error> {
+        let pin = self.top().writer()?.epochs.enter();
+        self.check_range(at, length)?;
+        Ok(pin)
     }
 
     /// Writes within or behind the disk; the caller holds a pin.

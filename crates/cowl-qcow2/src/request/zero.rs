@@ -40,9 +40,9 @@ impl<S: Storage> Image<S> {
         how: ZeroRequest,
     ) -> Result<(), Error> {
         self.check_range(at, length)?;
-        let writer = self.top().before_change().await?;
+        self.top().before_change().await?;
         self.top().make_room().await?;
-        let _pin = writer.epochs.enter();
+        let _pin = self.pin_range(at, length)?;
         self.zero_unchecked(at, at + length, how).await
     }
 

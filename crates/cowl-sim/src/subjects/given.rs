@@ -94,8 +94,13 @@ impl Subject for GivenImage {
         Ok(device.write_compressed(at, bytes).await?)
     }
 
-    async fn resize(&self, device: &Self::Device, size: ByteCount) -> Result<(), BlockError> {
-        Ok(device.resize(size, Preallocation::Off).await?)
+    async fn resize(
+        &self,
+        device: &Self::Device,
+        size: ByteCount,
+        preallocation: Preallocation,
+    ) -> Result<(), BlockError> {
+        Ok(device.resize(size, preallocation).await?)
     }
 
     async fn check(&self, world: &SimWorld) -> Option<Result<MetadataReport, BlockError>> {

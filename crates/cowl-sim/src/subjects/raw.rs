@@ -2,6 +2,7 @@
 
 use cowl_block::{BlockError, RawImage, RawOptions};
 use cowl_format::{ByteCount, GuestOffset};
+use cowl_qcow2::Preallocation;
 use cowl_storage::Access;
 
 use crate::stamp::{self, Texture};
@@ -70,7 +71,12 @@ impl Subject for RawSubject {
         Err(BlockError::Unsupported { what: "compression" })
     }
 
-    async fn resize(&self, device: &Self::Device, size: ByteCount) -> Result<(), BlockError> {
+    async fn resize(
+        &self,
+        device: &Self::Device,
+        size: ByteCount,
+        _: Preallocation,
+    ) -> Result<(), BlockError> {
         device.resize(size).await
     }
 

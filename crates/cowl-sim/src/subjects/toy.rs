@@ -7,6 +7,7 @@ use cowl_block::{
     BlockDevice, BlockError, DeviceResult, Extent, RawImage, RawOptions, ZeroRequest,
 };
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
+use cowl_qcow2::Preallocation;
 use cowl_storage::{Access, IoBuffer, Purpose, Storage};
 
 use crate::stamp::{self, Texture};
@@ -251,7 +252,12 @@ impl Subject for ToySubject {
         Err(BlockError::Unsupported { what: "compression" })
     }
 
-    async fn resize(&self, _: &Self::Device, _: ByteCount) -> Result<(), BlockError> {
+    async fn resize(
+        &self,
+        _: &Self::Device,
+        _: ByteCount,
+        _: Preallocation,
+    ) -> Result<(), BlockError> {
         Err(BlockError::Unsupported { what: "a change of size" })
     }
 

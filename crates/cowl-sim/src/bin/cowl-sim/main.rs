@@ -18,10 +18,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Replay(plan)) => replay(&plan),
-        Ok(Command::Shrink(plan)) => {
-            say(&format!("{}\n", show(&shrink(&plan))));
-            ExitCode::SUCCESS
-        }
+        Ok(Command::Shrink(plan)) => shrink_failing(&plan),
         Ok(Command::Canaries { seed }) => survey::canaries(seed),
         Ok(Command::Swarm(options)) => swarm::swarm(&options),
         Ok(Command::Scenarios(options)) => survey::scenarios(&options),
@@ -38,6 +35,15 @@ fn replay(plan: &Plan) -> ExitCode {
     let report = run(plan, effort);
     say(&format!("{}\n", report.log.join("\n")));
     finish(&report)
+}
+
+fn shrink_failing(plan: &Plan) -> ExitCode {
+    if !run(plan, Effort::of(plan)).has_failed() {
+        say(&format!("cowl-sim: nothing to shrink, it breaks no rule: {plan}\n"));
+        return ExitCode::FAILURE;
+    }
+    say(&format!("{}\n", show(&shrink(plan))));
+    ExitCode::SUCCESS
 }
 
 fn finish(report: &Report) -> ExitCode {

@@ -32,9 +32,13 @@ const ORDERS: u64 = 4;
 pub(crate) fn drops(options: &Options) -> ExitCode {
     each_scenario(options, |scenario| {
         let plan = Plan::new(SubjectKind::Scenario(*scenario), options.seed);
-        total(drop_everywhere(&plan))
+        let late = Plan { late: DROPPED_LATE, ..plan.clone() };
+        total([plan, late].iter().flat_map(drop_everywhere))
     })
 }
+
+/// Turns that others have beside a request that is dropped late: some I/Os and requests.
+const DROPPED_LATE: u32 = 6;
 
 fn total(reports: impl Iterator<Item = Report>) -> Totals {
     let mut totals = Totals::default();

@@ -32,7 +32,9 @@ fn run_thread(options: &Options, thread: u64) -> Totals {
     let mut number = thread;
     loop {
         let is_over = match options.limit {
-            Limit::Minutes(minutes) => Duration::from_secs(minutes * 60) <= started.elapsed(),
+            Limit::Minutes(minutes) => {
+                Duration::from_secs(minutes.saturating_mul(60)) <= started.elapsed()
+            }
             Limit::Histories(count) => count <= number,
         };
         if is_over || FAILURES_MAX <= totals.violations {
