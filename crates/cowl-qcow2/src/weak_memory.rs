@@ -271,7 +271,7 @@ fn who_drained_sees_what_requests_did() {
                 });
             }
             scope.spawn(|| {
-                block_on(epochs.drain());
+                assert!(block_on(epochs.drain(epochs.now())));
                 assert_eq!(done.load(Relaxed), 2);
             });
         });

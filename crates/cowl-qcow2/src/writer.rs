@@ -12,6 +12,9 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{AsyncMutex, AsyncMutexGuard, Event, Mutex, OnceCell};
 use crate::{Error, Layer};
 
+/// The host space, locked.
+pub(crate) type SpaceGuard<'w> = AsyncMutexGuard<'w, Space>;
+
 /// Locks for making L2 tables; two tables seldom share one.
 const TABLE_LOCKS: usize = 16;
 
@@ -140,9 +143,9 @@ impl<S: Storage> Layer<S> {
         }
     }
 
-    /// The host space, for one at a time. What a dropped holder of the lock was doing to the file has
-    /// come to its end: else the length that it was setting would cut off what comes next.
-    pub(crate) async fn lock_space<'a>(&self, writer: &'a Writer<S>) -> AsyncMutexGuard<'a, Space> {
+    /// The host space, for one at a time. What a dropped holder of the lock was doing to the file
+    /// has come to its end: else the length that it was setting would cut off what comes next.
+    pub(crate) async fn lock_space<'w>(&self, writer: &'w Writer<S>) -> SpaceGuard<'w> {
         let space = writer.space.lock().await;
         self.settle().await;
         space

@@ -86,7 +86,7 @@ impl Epochs {
     }
 
     /// The current epoch.
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.current.0.load(Ordering::SeqCst)
     }
 
