@@ -53,10 +53,20 @@ impl<S: Storage> Image<S> {
         let mut at = at;
         for part in bytes.chunks(top.geometry().cluster_len()) {
             top.make_room().await?;
-            let _pin = self.pin_range(at, ByteCount::from_usize(part.len()))?;
+            let length = ByteCount::from_usize(part.len());
+            // What fills the last cluster lies behind the disk: it must not become part of the disk
+            // meanwhile, where others may write to it.
+            let _same_size = match length.get() < cluster {
+                true => Some(writer.resizing.lock().await),
+                false => None,
+            };
+            let _pin = self.pin_range(at, length)?;
+            if length.get() < cluster && (at + length).get() != self.size().get() {
+                return self.write_unchecked(at, part).await;
+            }
             let _claim = writer.claims.claim(top.geometry().guest_cluster(at), 1).await;
             self.write_cluster_compressed(at, part).await?;
-            at = at + ByteCount::from_usize(part.len());
+            at = at + length;
         }
         Ok(())
     }
