@@ -204,6 +204,11 @@ impl<S: Storage> Image<S> {
         let top = self.top();
         let geometry = top.geometry();
         let skip = geometry.offset_in_cluster(at);
+        if top.header().has_data_file() {
+            // There a cluster has but one place. What a dropped request is writing to it, the fill
+            // around its bytes included, must not land on top of ours.
+            top.settle().await;
+        }
         let (mut place, room) = top.place_for(at, ByteCount::from_usize(bytes.len()), run).await?;
         let bytes = &bytes[..room.as_usize()];
         let fill = self.fill_around(at, bytes.len(), run, place.zeroed.is_some()).await?;
