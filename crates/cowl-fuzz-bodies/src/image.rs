@@ -15,7 +15,8 @@ use crate::seeds::SEEDS;
 use crate::{Budget, BudgetStorage};
 
 /// A few slices and one small cluster: everything is evicted while it is in use.
-const TINY: CacheLimits = CacheLimits { l2_bytes: 2048, refcount_bytes: 512, decoded_bytes: 4096 };
+pub(crate) const TINY: CacheLimits =
+    CacheLimits { l2_bytes: 2048, refcount_bytes: 512, decoded_bytes: 4096 };
 
 /// Longest read.
 const READ_MAX: u64 = 36 << 10;

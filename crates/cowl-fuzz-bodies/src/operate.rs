@@ -13,16 +13,14 @@ use std::sync::Arc;
 use cowl_block::{RawImage, RawOptions, ZeroRequest};
 use cowl_format::{ByteCount, CompressionType, GuestOffset, Header, Version};
 use cowl_qcow2::{
-    BeyondEnd, Builder, BuilderFiles, CacheLimits, CreateOptions, Error, Image, Layer, LayerFiles,
-    LayerOptions, Preallocation, read_header,
+    BeyondEnd, Builder, BuilderFiles, CreateOptions, Error, Image, Layer, LayerFiles, LayerOptions,
+    Preallocation, read_header,
 };
 use cowl_storage::{Access, IoBuffer, MemoryStorage, Storage};
 use pollster::block_on;
 
+use crate::image::TINY;
 use crate::mutate::edited;
-
-/// Next to nothing: everything is evicted and written back while it is in use.
-const TINY: CacheLimits = CacheLimits { l2_bytes: 2048, refcount_bytes: 512, decoded_bytes: 4096 };
 
 /// Operations of one input: more only dilute.
 const RECORDS_MAX: usize = 48;
@@ -334,6 +332,16 @@ impl Run {
         }
     }
 
+    /// Leaks before the first operation in a file as long as it is now: a check counts none behind
+    /// the end.
+    fn leaks_before(&self) -> u64 {
+        let lengths = block_on(async { (self.before.len().await, self.disk.image.len().await) });
+        let (Ok(before), Ok(now)) = lengths else { unreachable!("memory does not fail") };
+        let set = self.before.set_len(before.max(now), cowl_storage::Purpose::FileLength);
+        block_on(set).expect("memory does not fail");
+        check(&self.before).map_or(0, |(_, leaks)| leaks)
+    }
+
     /// After a clean close the image is whole, and reads as the model says.
     fn judge(&self) {
         let Some(model) = &self.model else { return };
@@ -348,18 +356,6 @@ impl Run {
         let found = read_all(&image).expect("it could be read before");
         assert_eq!(found.len(), model.len());
         assert_same(&found, model, 0);
-    }
-}
-
-impl Run {
-    /// Leaks before the first operation in a file as long as it is now: a check counts none behind
-    /// the end.
-    fn leaks_before(&self) -> u64 {
-        let lengths = block_on(async { (self.before.len().await, self.disk.image.len().await) });
-        let (Ok(before), Ok(now)) = lengths else { unreachable!("memory does not fail") };
-        let set = self.before.set_len(before.max(now), cowl_storage::Purpose::FileLength);
-        block_on(set).expect("memory does not fail");
-        check(&self.before).map_or(0, |(_, leaks)| leaks)
     }
 }
 

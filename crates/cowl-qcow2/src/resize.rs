@@ -29,9 +29,7 @@ impl<S: Storage> Image<S> {
     pub async fn resize(&self, size: ByteCount, preallocation: Preallocation) -> Result<(), Error> {
         let top = self.top();
         let writer = top.before_change().await?;
-        let _one_at_a_time = writer.resizing.lock().await;
-        // Whoever was dropped while it held the lock may still be changing a length.
-        top.settle().await;
+        let _one_at_a_time = top.lock_settled(&writer.resizing).await;
         self.check_new_size(size, preallocation)?;
         let old = self.size();
         if size < old {

@@ -143,19 +143,20 @@ impl<S: Storage> Layer<S> {
         }
     }
 
-    /// The host space, for one at a time. What a dropped holder of the lock was doing to the file
-    /// has come to its end: else the length that it was setting would cut off what comes next.
-    pub(crate) async fn lock_space<'w>(&self, writer: &'w Writer<S>) -> SpaceGuard<'w> {
-        let space = writer.space.lock().await;
+    /// A lock whose holders change files. What one of them was doing when it was dropped has come to
+    /// its end: else the length that it was setting would cut off what comes next.
+    pub(crate) async fn lock_settled<'l, T>(
+        &self,
+        lock: &'l AsyncMutex<T>,
+    ) -> AsyncMutexGuard<'l, T> {
+        let guard = lock.lock().await;
         self.settle().await;
-        space
+        guard
     }
 
-    /// Changes of the header in the file, one at a time, likewise.
-    async fn lock_header<'a>(&self, writer: &'a Writer<S>) -> AsyncMutexGuard<'a, ()> {
-        let lock = writer.header_lock.lock().await;
-        self.settle().await;
-        lock
+    /// The host space.
+    pub(crate) async fn lock_space<'w>(&self, writer: &'w Writer<S>) -> SpaceGuard<'w> {
+        self.lock_settled(&writer.space).await
     }
 
     /// Settles, and writes the header anew where an update of it was dropped on its way: it is as
@@ -166,7 +167,7 @@ impl<S: Storage> Layer<S> {
         if !writer.is_unsure.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let _one_at_a_time = self.lock_header(writer).await;
+        let _one_at_a_time = self.lock_settled(&writer.header_lock).await;
         self.metadata().latch().check()?;
         let fields = writer.unsure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let header = writer.header();
@@ -204,7 +205,7 @@ impl<S: Storage> Layer<S> {
         change: impl FnOnce(&mut Header),
     ) -> Result<(), Error> {
         let writer = self.writer()?;
-        let _one_at_a_time = self.lock_header(writer).await;
+        let _one_at_a_time = self.lock_settled(&writer.header_lock).await;
         self.metadata().latch().check()?;
         let mut header = writer.header();
         change(&mut header);

@@ -3,8 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::run::{report_panic, run_subject};
-use crate::subjects::GivenImage;
-use crate::{Effort, Plan, SubjectKind, Totals};
+use crate::{Effort, Plan, Qcow2Subject, SubjectKind, Totals};
 
 /// Uses a copy of the image in `bytes` as several busy guests would, on a host that completes I/O
 /// in any order and loses power again and again, until `crash_states` of what that leaves were
@@ -26,8 +25,8 @@ pub fn demonstrate(bytes: &[u8], seed: u64, crash_states: u64) -> Result<Totals,
             oracle_percent: 0,
             ..Effort::STANDARD
         };
-        let plan = Plan::new(SubjectKind::Qcow2, seed);
-        let image = GivenImage::new(bytes.to_vec(), seed).map_err(|error| error.to_string())?;
+        let plan = Plan { fixed_size: true, ..Plan::new(SubjectKind::Qcow2, seed) };
+        let image = Qcow2Subject::given(bytes.to_vec(), seed).map_err(|error| error.to_string())?;
         let ran = catch_unwind(AssertUnwindSafe(|| run_subject(image, &plan, effort)));
         let report = ran.unwrap_or_else(|panic| report_panic(&plan, panic.as_ref()));
         if let Some(violation) = report.violations.first() {

@@ -61,6 +61,27 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The simplest one: a cluster, empty, without anything that a shape may have.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            version: Version::V3,
+            cluster_bits: 9,
+            refcount_bits: 16,
+            extended_l2: false,
+            compression_type: CompressionType::Zlib,
+            lazy_refcounts: false,
+            size: 512,
+            backing: Backing::None,
+            data_file: DataFile::Internal,
+            preallocation: Preallocation::Off,
+            tiny_caches: true,
+            filled_percent: 0,
+            has_snapshot: false,
+            has_bitmap: false,
+        }
+    }
+
     /// Draws one. Small clusters come often: with them tables grow and caches overflow soon.
     #[must_use]
     pub fn draw(random: &mut Random, extent: Extent) -> Self {

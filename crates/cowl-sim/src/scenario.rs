@@ -3,7 +3,6 @@
 //! Clusters have the size of a sector, so that a state is a choice of clusters and tables, and
 //! every choice can be tried. The seed only decides the order in which things happen.
 
-use cowl_format::{CompressionType, Version};
 use cowl_qcow2::Preallocation;
 
 use crate::geometry::{Backing, DataFile, Shape};
@@ -238,22 +237,7 @@ impl Scenario {
 
 /// An empty disk that needs two L2 tables.
 fn plain() -> Shape {
-    Shape {
-        version: Version::V3,
-        cluster_bits: 9,
-        refcount_bits: 16,
-        extended_l2: false,
-        compression_type: CompressionType::Zlib,
-        lazy_refcounts: false,
-        size: 2 * L2_ENTRIES * CLUSTER,
-        backing: Backing::None,
-        data_file: DataFile::Internal,
-        preallocation: Preallocation::Off,
-        tiny_caches: true,
-        filled_percent: 0,
-        has_snapshot: false,
-        has_bitmap: false,
-    }
+    Shape { size: 2 * L2_ENTRIES * CLUSTER, ..Shape::plain() }
 }
 
 fn overlay() -> Shape {

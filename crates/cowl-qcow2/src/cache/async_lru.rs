@@ -110,6 +110,10 @@ impl<V> Entry<V> {
         decided.is_ok() || decided == Err(fate)
     }
 
+    fn holds(&self, value: &Arc<V>) -> bool {
+        self.value.get().is_some_and(|own| Arc::ptr_eq(own, value))
+    }
+
     fn is_gone(&self) -> bool {
         self.fate.load(Ordering::Acquire) == fate::GONE
     }
@@ -231,10 +235,7 @@ where
     /// Takes `value` out if it is there although it was let go: whoever let it go is about to, and
     /// nobody has to wait for that.
     pub(crate) fn remove_retired(&self, key: K, value: &Arc<V>) {
-        let is_it = |_: &K, entry: &Arc<Entry<V>>| {
-            entry.value.get().is_some_and(|other| Arc::ptr_eq(other, value))
-        };
-        self.map.pin().remove_if(&key, is_it).ok();
+        self.map.pin().remove_if(&key, |_, entry: &Arc<Entry<V>>| entry.holds(value)).ok();
     }
 
     /// Takes out all values that may go.
@@ -336,10 +337,7 @@ where
                 continue;
             }
             weight = weight.saturating_sub(B::charge(value).bytes());
-            let value = Arc::as_ptr(value);
-            let is_it = |_: &K, entry: &Arc<Entry<V>>| {
-                entry.value.get().is_some_and(|other| Arc::as_ptr(other) == value)
-            };
+            let is_it = |_: &K, entry: &Arc<Entry<V>>| entry.holds(value);
             // Somebody else may have put another value there: that one stays.
             self.map.remove_if(&key, is_it, &guard).ok();
             evicted += 1;

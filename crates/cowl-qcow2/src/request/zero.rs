@@ -87,19 +87,13 @@ impl<S: Storage> Image<S> {
         how: ZeroRequest,
     ) -> Result<(), Error> {
         let top = self.top();
-        let file = top.data_file();
-        // Its length is the disk's, and behind its end it has nothing but zeros.
-        let size = file.len().await?.get();
-        let length = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
-        if length == ByteCount::ZERO {
-            return Ok(());
-        }
+        let Some((at, length)) = top.part_of_data_file(start, end).await? else { return Ok(()) };
         let mode = match how {
             ZeroRequest::KeepAllocated => ZeroMode::KeepAllocated,
             ZeroRequest::MayUnmap => ZeroMode::MayUnmap,
         };
-        let at = HostOffset::new(start.get());
-        top.writer()?.change(file.zero(at, length, mode, Purpose::GuestData)).await?;
+        let zero = top.data_file().zero(at, length, mode, Purpose::GuestData);
+        top.writer()?.change(zero).await?;
         top.metadata().barriers().touch();
         Ok(())
     }
@@ -323,16 +317,25 @@ impl<S: Storage> Layer<S> {
         if !self.header().has_data_file() || keeps_space {
             return Ok(After::NOTHING);
         }
-        let file = self.data_file();
-        let at = HostOffset::new(start.get());
-        let size = file.len().await?.get();
-        let length = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
-        if length == ByteCount::ZERO {
+        let Some((at, length)) = self.part_of_data_file(start, end).await? else {
             return Ok(After::NOTHING);
-        }
-        self.writer()?.change(file.discard(at, length, Purpose::GuestData)).await?;
+        };
+        let discard = self.data_file().discard(at, length, Purpose::GuestData);
+        self.writer()?.change(discard).await?;
         let barriers = self.metadata().barriers();
         barriers.touch();
         Ok(Edge::DataBeforeEntry.after(barriers.next()))
+    }
+
+    /// Where a range of the disk lies in the external data file, as far as that reaches: behind its
+    /// end it has nothing but zeros.
+    async fn part_of_data_file(
+        &self,
+        start: GuestOffset,
+        end: GuestOffset,
+    ) -> Result<Option<(HostOffset, ByteCount)>, Error> {
+        let size = self.data_file().len().await?.get();
+        let length = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
+        Ok((length != ByteCount::ZERO).then_some((HostOffset::new(start.get()), length)))
     }
 }

@@ -48,9 +48,9 @@ pub(crate) fn check<S: Subject>(
     depth: Depth,
     random: &mut Random,
 ) -> Result<(), (&'static str, String)> {
-    guest_bytes::check(case).map_err(|text| ("guest bytes", text))?;
-    raw_view::check(case).map_err(|text| ("raw view", text))?;
-    bitmaps::check(case).map_err(|text| ("bitmaps", text))?;
+    let disk = guest_bytes::check(case).map_err(|text| ("guest bytes", text))?;
+    raw_view::check(case, &disk).map_err(|text| ("raw view", text))?;
+    bitmaps::check(case, &disk).map_err(|text| ("bitmaps", text))?;
     metadata::check(case).map_err(|text| ("metadata", text))?;
     snapshots::check(case).map_err(|text| ("snapshots", text))?;
     if depth != Depth::Quick {

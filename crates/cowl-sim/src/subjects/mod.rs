@@ -2,13 +2,11 @@
 
 mod bitmap_fixture;
 mod fixture;
-mod given;
 mod qcow2;
 mod raw;
 mod snapshot_fixture;
 mod toy;
 
-pub(crate) use given::GivenImage;
 pub use qcow2::Qcow2Subject;
 pub use raw::RawSubject;
 pub use toy::{ToyFault, ToySubject};

@@ -29,6 +29,8 @@ pub struct Qcow2Subject {
     host: HostTraits,
     seed: u64,
     scenario: Option<Scenario>,
+    /// An image that somebody brought along, instead of one that is made.
+    given: Option<Vec<u8>>,
 }
 
 /// The snapshot's ID.
@@ -42,14 +44,31 @@ impl Qcow2Subject {
         let mut shape = Shape::draw(&mut random, extent);
         // Drawn apart, so that what older seeds draw stays the same.
         shape.has_bitmap = shape.version == Version::V3 && Random::of(seed, "bitmap").chance(12);
-        Self { shape, host: HostTraits::draw(&mut random), seed, scenario: None }
+        Self { shape, host: HostTraits::draw(&mut random), seed, scenario: None, given: None }
     }
 
     /// The one of a history written by hand, on a host drawn from a seed.
     #[must_use]
     pub fn of(scenario: Scenario, seed: u64) -> Self {
         let host = HostTraits::draw(&mut Random::of(seed, "qcow2"));
-        Self { shape: scenario.shape(), host, seed, scenario: Some(scenario) }
+        Self { shape: scenario.shape(), host, seed, scenario: Some(scenario), given: None }
+    }
+
+    /// The image in `bytes`, without a backing file and a data file, on a host drawn from a seed.
+    pub(crate) fn given(bytes: Vec<u8>, seed: u64) -> Result<Self, BlockError> {
+        let file = SimFile { name: IMAGE_NAME.to_owned(), bytes: bytes.clone(), read_only: false };
+        let world = SimWorld::new(WorldOptions::calm(), vec![file]);
+        let header = run_calm(async { read_header(&world.storage(0)).await });
+        let header = header.expect("a calm world answers at once")?;
+        let shape = Shape {
+            version: header.version,
+            cluster_bits: header.geometry.cluster_bits(),
+            size: header.size.get(),
+            tiny_caches: false,
+            ..Shape::plain()
+        };
+        let host = HostTraits::draw(&mut Random::of(seed, "given"));
+        Ok(Self { shape, host, seed, scenario: None, given: Some(bytes) })
     }
 
     /// What the disk is like.
@@ -193,6 +212,12 @@ impl Subject for Qcow2Subject {
     }
 
     fn make(&self) -> Result<Made, String> {
+        if let Some(bytes) = &self.given {
+            let (name, bytes) = (IMAGE_NAME.to_owned(), bytes.clone());
+            let files = vec![SimFile { name, bytes, read_only: false }];
+            let content = self.read_new(&files)?;
+            return Ok(Made { files, content, snapshots: Vec::new() });
+        }
         let mut random = Random::of(self.seed, "content");
         let shape = &self.shape;
         let own = content(shape.size, shape.filled_percent, shape.cluster(), &mut random);
@@ -210,12 +235,7 @@ impl Subject for Qcow2Subject {
         if shape.has_bitmap {
             bitmap_fixture::add(&mut files[0].bytes)?;
         }
-        let world = SimWorld::new(WorldOptions::calm(), files.clone());
-        let read = run_calm(async {
-            read_all(&self.open_at(&world, Access::ReadOnly, None).await?).await
-        });
-        let read = read.ok_or("stuck while reading the new image")?;
-        let read = read.map_err(|error| format!("the new image: {error}"))?;
+        let read = self.read_new(&files)?;
         let snapshots = if shape.has_snapshot { vec![read.clone()] } else { Vec::new() };
         self.compare_made(&own, &read)?;
         Ok(Made { files, content: read, snapshots })
@@ -289,6 +309,16 @@ impl Subject for Qcow2Subject {
 }
 
 impl Qcow2Subject {
+    /// What the guest reads of a disk that nobody has used yet.
+    fn read_new(&self, files: &[SimFile]) -> Result<Vec<u8>, String> {
+        let world = SimWorld::new(WorldOptions::calm(), files.to_vec());
+        let read = run_calm(async {
+            read_all(&self.open_at(&world, Access::ReadOnly, None).await?).await
+        });
+        let read = read.ok_or("stuck while reading the new image")?;
+        read.map_err(|error: BlockError| format!("the new image: {error}"))
+    }
+
     /// A new disk reads as what was put in it, over what lies below.
     fn compare_made(&self, own: &[u8], read: &[u8]) -> Result<(), String> {
         let below = self.make_backing()?.map(|(_, content)| content).unwrap_or_default();
@@ -311,13 +341,13 @@ impl Qcow2Subject {
 
 /// Clusters that the engine says a crash may cost, and those of requests under way: at most about
 /// as many as the disk has.
-pub(super) fn leaks_max(image: &Image<SimStorage>) -> u64 {
+fn leaks_max(image: &Image<SimStorage>) -> u64 {
     let cluster = image.layers()[0].header().geometry.cluster_size();
     image.stats().reserved_clusters_max + image.size().get() / cluster
 }
 
 /// What the engine's own check says of the first file.
-pub(super) async fn check_image(world: &SimWorld) -> Result<MetadataReport, BlockError> {
+async fn check_image(world: &SimWorld) -> Result<MetadataReport, BlockError> {
     let file = world.storage(0);
     let header: Header = read_header(&file).await?;
     let report = check(&file, &header, None, &()).await?;
