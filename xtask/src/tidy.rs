@@ -41,7 +41,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "cowl-cli",
-        &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl", "cowl-tools"],
+        &[
+            "cowl-format",
+            "cowl-storage",
+            "cowl-block",
+            "cowl-qcow2",
+            "cowl",
+            "cowl-nbd",
+            "cowl-serve",
+            "cowl-tools",
+        ],
+    ),
+    (
+        "cowl-serve",
+        &["cowl-format", "cowl-storage", "cowl-qcow2", "cowl", "cowl-nbd", "cowl-tools"],
     ),
     // Its tests serve images that the library opens; the server itself knows no format.
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block"]),

@@ -95,7 +95,7 @@ pub(crate) fn backing(choice: &BackingChoice) -> Backing {
 }
 
 /// The ID of the snapshot that is meant.
-fn find_snapshot(
+pub(crate) fn find_snapshot(
     name: &ImageName,
     common: &Common,
     wanted: &SnapshotName,

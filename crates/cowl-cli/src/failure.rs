@@ -36,6 +36,8 @@ pub(crate) enum Voice {
     ProgramWithHelp,
     /// `qemu-img info: message`, then where the help is: what getopt itself refuses.
     Command,
+    /// `./qemu-nbd: message`: what getopt itself refuses, where the message says the rest.
+    Invoked,
 }
 
 /// A failed command.

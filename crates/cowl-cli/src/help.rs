@@ -30,7 +30,7 @@ pub(crate) fn program(session: &Session) -> String {
          \x20 {name} info --backing-chain try.qcow2        what it is, and what it stands on\n\n\
          Sizes take k, M, G, T, P or E (powers of 1024). '{name} COMMAND --help' explains a\n\
          command. Called by the name qemu-img, through a symbolic link, the program speaks\n\
-         under that name; called qemu-io it is the command io.\n\n\
+         under that name; called qemu-io it is the command io, called qemu-nbd a server.\n\n\
          Options of every command:\n"
     ));
     text.push_str(&options(&[crate::option::ERRORS, crate::option::HELP]));
@@ -42,9 +42,9 @@ pub(crate) fn program(session: &Session) -> String {
 
 /// `--help` of a command.
 pub(crate) fn verb(verb: &Verb, session: &Session) -> String {
-    // Under the name qemu-io the program is the command.
+    // Under a name such as qemu-io the program is the command.
     let mut name = session.program.clone();
-    if !session.is_qemu_io() {
+    if !session.is_whole_program() {
         name = format!("{name} {}", verb.name);
     }
     let mut text = format!("{}\n\nUsage: {name} {}\n", verb.summary, verb.usage);

@@ -1,9 +1,27 @@
 //! Signals that end the program: what is half-written goes first.
+//!
+//! A command that has an orderly end of its own takes over with [`end_by`]: the first signal then
+//! asks for that end, and the next one ends the program at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
+
+/// The end of a command.
+pub(crate) struct Ending {
+    /// Asks for the orderly end; returns at once.
+    pub(crate) ask: Box<dyn Fn() + Send>,
+    /// The last thing before the program ends at once.
+    pub(crate) at_once: Box<dyn Fn() + Send>,
+}
+
+static ENDING: Mutex<Option<Ending>> = Mutex::new(None);
+
+/// From now on signals end the command in its own way.
+pub(crate) fn end_by(ending: Ending) {
+    *ENDING.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
+}
 
 /// Watches from a thread of its own. Where the host has no thread to give, the signals keep their
 /// plain meaning, and a file under a temporary name may stay behind.
@@ -12,7 +30,16 @@ pub(crate) fn watch() {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).ok();
     let Ok(mut signals) = Signals::new([SIGHUP, SIGINT, SIGTERM]) else { return };
     let end = move || {
-        if let Some(signal) = signals.forever().next() {
+        let mut was_asked = false;
+        for signal in signals.forever() {
+            if let Some(ending) = &*ENDING.lock().unwrap_or_else(PoisonError::into_inner) {
+                if !was_asked {
+                    was_asked = true;
+                    (ending.ask)();
+                    continue;
+                }
+                (ending.at_once)();
+            }
             cowl_storage::remove_unfinished();
             // The exit status then says which signal it was, as for any other program.
             signal_hook::low_level::emulate_default_handler(signal).ok();

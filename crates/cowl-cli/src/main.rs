@@ -1,7 +1,7 @@
 //! The `cowl` command: reads the words, calls the tools, prints, and answers with an exit code.
 //!
 //! Called through a symbolic link named `qemu-img` it speaks under that name; nothing else changes.
-//! Called as `qemu-io` it is the command `io` alone.
+//! Called as `qemu-io` it is the command `io` alone, and called as `qemu-nbd` an NBD server.
 #![forbid(unsafe_code)]
 
 mod cache_mode;
@@ -22,7 +22,9 @@ mod option_list;
 mod output;
 mod progress;
 mod secret_object;
+mod serve;
 mod session;
+mod settings;
 mod size;
 mod snapshot_name;
 mod text;
@@ -66,6 +68,9 @@ fn run(arguments: Vec<OsString>, session: &Session) -> u8 {
     if session.is_qemu_io() {
         return run_verb(&commands::IO, arguments, session);
     }
+    if session.is_qemu_nbd() {
+        return run_verb(&commands::QEMU_NBD, arguments, session);
+    }
     let (verb, arguments) = match find_verb(arguments, session) {
         Ok(found) => found,
         Err(stop) => return answer(stop, None, session),
@@ -92,7 +97,7 @@ fn answer(stop: Stop, verb: Option<&Verb>, session: &Session) -> u8 {
             0
         }
         Stop::Failed(failure) => {
-            let named = verb.filter(|_| !session.is_qemu_io());
+            let named = verb.filter(|_| !session.is_whole_program());
             session.report(named.map_or("", |verb| verb.name), &failure);
             failure.exit
         }

@@ -36,12 +36,22 @@ impl Session {
 
     /// Whether scripts written for QEMU's tools are the likely caller.
     pub(crate) fn is_drop_in(&self) -> bool {
-        self.program == "qemu-img" || self.is_qemu_io()
+        self.program == "qemu-img" || self.is_whole_program()
+    }
+
+    /// Whether the program is one verb and nothing else.
+    pub(crate) fn is_whole_program(&self) -> bool {
+        self.is_qemu_io() || self.is_qemu_nbd()
     }
 
     /// Whether the program is `io` and nothing else.
     pub(crate) fn is_qemu_io(&self) -> bool {
         self.program == "qemu-io"
+    }
+
+    /// Whether the program is an NBD server and nothing else.
+    pub(crate) fn is_qemu_nbd(&self) -> bool {
+        self.program == "qemu-nbd"
     }
 
     /// Tells the user of something that does not stop the command.
@@ -67,12 +77,16 @@ impl Session {
         }
         let command = format!("{} {verb}", self.invoked_as);
         let command = command.trim_end();
-        let speaker = if failure.voice == Voice::Command { command } else { &self.program };
+        let speaker = match failure.voice {
+            Voice::Command => command,
+            Voice::Invoked => &self.invoked_as,
+            Voice::Program | Voice::ProgramWithHelp => &self.program,
+        };
         let mut text = format!("{speaker}: {}\n", failure.message);
         if let Some(context) = &failure.context {
             text.push_str(&format!("{speaker}: {context}\n"));
         }
-        if failure.voice != Voice::Program {
+        if matches!(failure.voice, Voice::Command | Voice::ProgramWithHelp) {
             text.push_str(&format!("Try '{command} --help' for more info\n"));
         }
         if let Some(hint) = failure.hint.as_deref().filter(|_| !self.is_drop_in()) {

@@ -16,5 +16,5 @@ mod server;
 pub use client::{ConnectError, NbdStorage, NbdUri, UriError};
 pub use protocol::handshake::TlsPolicy;
 pub use server::{
-    Export, Exports, FastZero, Listener, Server, ServerOptions, ServerStats, Tls, TlsError,
+    Clients, Export, Exports, FastZero, Listener, Server, ServerOptions, ServerStats, Tls, TlsError,
 };

@@ -20,6 +20,7 @@ mod budget;
 mod connection;
 mod execute;
 mod export;
+mod guests;
 mod intake;
 mod listener;
 mod outbox;
@@ -32,17 +33,18 @@ mod watch;
 mod worker;
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_lock::Semaphore;
 use cowl_block::BlockDevice;
 
-pub use self::export::{Export, Exports, FastZero};
+pub use self::export::{Clients, Export, Exports, FastZero};
 pub use self::listener::Listener;
 pub use self::tls::{Tls, TlsError};
 
 use self::budget::Budget;
+use self::guests::Guests;
 use self::stop::Stop;
 use self::worker::{Handle, Worker};
 
@@ -55,7 +57,7 @@ pub struct ServerOptions {
     pub memory_max: u64,
     /// How much of it one connection can take.
     pub memory_per_connection_max: u64,
-    /// Connections at a time; more are closed at once.
+    /// Connections at a time; more wait until others have gone.
     pub connections_max: usize,
     /// From accepting to the end of the handshake, TLS included.
     pub handshake_timeout: Duration,
@@ -86,6 +88,8 @@ impl ServerOptions {
 pub struct ServerStats {
     /// Connections at the moment.
     pub connections: usize,
+    /// Connections since the server began, those of the moment included.
+    pub connections_ever: u64,
     /// Bytes of requests and replies in flight at the moment.
     pub memory_used: u64,
 }
@@ -100,7 +104,9 @@ pub(crate) struct Shared<E> {
     pub(crate) options: ServerOptions,
     pub(crate) budget: Arc<Budget>,
     pub(crate) stop: Stop,
-    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) guests: Arc<Guests>,
+    /// Places for connections.
+    pub(crate) slots: Arc<Semaphore>,
     /// Threads that run; touched when a connection comes, not while it works.
     workers: Mutex<Vec<Handle>>,
     listeners: Mutex<Vec<Listener>>,
@@ -117,12 +123,14 @@ impl<E: BlockDevice + 'static> Server<E> {
     #[must_use]
     pub fn new(exports: Exports<E>, listeners: Vec<Listener>, options: ServerOptions) -> Self {
         let budget = Budget::new(options.memory_max, options.memory_per_connection_max);
+        let slots = Arc::new(Semaphore::new(options.connections_max));
         let shared = Shared {
             exports,
             options,
             budget: Arc::new(budget),
             stop: Stop::default(),
-            connections: Arc::default(),
+            guests: Arc::default(),
+            slots,
             workers: Mutex::default(),
             listeners: Mutex::new(listeners),
         };
@@ -153,11 +161,17 @@ impl<E: BlockDevice + 'static> Server<E> {
         &self.shared.exports
     }
 
+    /// Returns when there was a client and none is left.
+    pub async fn all_gone(&self) {
+        self.shared.guests.all_gone().await;
+    }
+
     /// What is going on.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
         ServerStats {
-            connections: self.shared.connections.load(Ordering::Relaxed),
+            connections: self.shared.guests.present(),
+            connections_ever: self.shared.guests.ever(),
             memory_used: self.shared.budget.used(),
         }
     }

@@ -9,11 +9,13 @@ mod corpus;
 mod fixture;
 mod oracle;
 mod poke;
+mod program;
 mod random;
 mod side_by_side;
 
 pub use fixture::{Feature, Fixture, FixtureSet};
 pub use oracle::{Output, Tool, is_available, run};
 pub use poke::{poke, poke_u16, poke_u32, poke_u64, read_at};
+pub use program::are_installed;
 pub use random::Random;
 pub use side_by_side::{Answers, SideBySide};

@@ -48,3 +48,4 @@ pub use measure::{
 };
 pub use progress::{Progress, Unwatched};
 pub use tour::{PowerCuts, StoredFile, Tour, TourError, TourStep};
+pub use zero::is_zero;

@@ -1,7 +1,8 @@
 //! Finding zeros.
 
 /// Whether every byte is zero.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
     // Blocks without a branch inside, which the compiler turns into vector instructions; the first
     // block that is not zero ends the search.
     let blocks = bytes.chunks_exact(256);

@@ -7,9 +7,10 @@ use crate::failure::{Failure, Kind, Stop};
 use crate::getopt::{Opt, Parser, Takes};
 use crate::help;
 use crate::image_name::ImageName;
-use crate::io::{Settings, Shell};
+use crate::io::Shell;
 use crate::option::{self, Common, Flag};
 use crate::session::Session;
+use crate::settings::Settings;
 
 const OPTIONS: &[Opt<Flag>] = &[
     option::HELP,

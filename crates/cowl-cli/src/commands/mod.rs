@@ -10,10 +10,13 @@ mod info;
 mod io;
 mod map;
 mod measure;
+mod qemu_nbd;
+mod serve;
 mod tour;
 
 pub(crate) use info::format_specific;
 pub(crate) use io::VERB as IO;
+pub(crate) use qemu_nbd::VERB as QEMU_NBD;
 
 use std::ffi::OsString;
 
@@ -51,6 +54,7 @@ pub(crate) const VERBS: &[&Verb] = &[
     &map::VERB,
     &measure::VERB,
     &dd::VERB,
+    &serve::VERB,
     &io::VERB,
     &bench::VERB,
 ];

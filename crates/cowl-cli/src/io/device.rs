@@ -10,9 +10,9 @@ use cowl::{
 use cowl_storage::IoBuffer;
 use pollster::block_on;
 
-use super::settings::Settings;
 use crate::disk;
 use crate::image_name::ImageName;
+use crate::settings::Settings;
 
 const EPERM: i32 = 1;
 const EIO: i32 = 5;

@@ -15,12 +15,10 @@ mod opening;
 mod transfer;
 
 mod device;
-mod settings;
 
 mod in_flight;
 mod number;
 mod report;
 mod words;
 
-pub(crate) use settings::Settings;
 pub(crate) use shell::Shell;

@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 
-use super::settings::Settings;
 use super::shell::{Flow, Shell, Trouble};
 use super::words::{Word, Words, letter, value};
 use crate::getopt::Opt;
 use crate::image_name::ImageName;
 use crate::option_list::OptionList;
+use crate::settings::Settings;
 
 const OPEN: &[Opt<Word>] = &[
     letter('s'),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::command::{self, Command};
 use super::device::Device;
 use super::in_flight::InFlight;
-use super::settings::Settings;
 use crate::image_name::ImageName;
 use crate::session::Session;
+use crate::settings::Settings;
 
 /// Why a command failed, and where that is said.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use futures_channel::mpsc;
 use super::Shared;
 use super::budget::{Account, Charge, OVERHEAD};
 use super::execute::{self, Received};
-use super::export::Export;
+use super::export::{Export, Offer};
 use super::intake::Intake;
 use super::outbox::{self, Body, Message, Outbox};
 use super::pool::Pool;
@@ -63,12 +63,14 @@ pub(crate) async fn serve<E: BlockDevice + 'static>(
         Ok(None) => return intake.transport.finish().await,
         Err(_gone) => return,
     };
-    intake.transport.watch.handshake_is_done();
+    let Offer { export, revoked } = session.export;
+    tracing::info!(export = export.name, "a client took an export");
+    intake.transport.watch.handshake_is_done(revoked);
     let (outbox, messages) = mpsc::unbounded();
     let sender = outbox::run(messages, intake.transport.clone(), Rc::clone(&pool));
     let sender = compio::runtime::spawn(sender);
     let connection = Rc::new(Connection {
-        export: session.export,
+        export,
         headers: session.headers,
         contexts: session.contexts,
         pool,
@@ -85,7 +87,7 @@ pub(crate) async fn serve<E: BlockDevice + 'static>(
 async fn shake_hands<E: BlockDevice>(
     shared: &Shared<E>,
     intake: &mut Intake,
-) -> io::Result<Option<Session<Arc<Export<E>>>>> {
+) -> io::Result<Option<Session<Offer<E>>>> {
     let tls = shared.options.tls.as_ref();
     let policy = tls.map_or(TlsPolicy::Unavailable, |tls| tls.policy);
     let mut handshake = Handshake::new(policy);

@@ -1,5 +1,6 @@
 //! Exports: devices by name, each with a window and rights.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cowl_block::BlockDevice;
@@ -14,6 +15,15 @@ pub enum FastZero {
     Always,
     /// It may write zeros, so such requests fail at once.
     Never,
+}
+
+/// What becomes of the clients of an export that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// They keep it for as long as they stay.
+    Stay,
+    /// Their connections are cut.
+    Cut,
 }
 
 /// A device, or a part of one, under a name.
@@ -78,51 +88,67 @@ impl<E: BlockDevice> Export<E> {
     }
 }
 
+/// An export, and whether its clients have to go.
+pub struct Offer<E> {
+    pub(crate) export: Arc<Export<E>>,
+    pub(crate) revoked: Arc<AtomicBool>,
+}
+
+impl<E> Offer<E> {
+    fn new(export: Export<E>) -> Self {
+        Self { export: Arc::new(export), revoked: Arc::default() }
+    }
+}
+
 /// The exports of a server.
 pub struct Exports<E> {
-    list: RwLock<Vec<Arc<Export<E>>>>,
+    list: RwLock<Vec<Offer<E>>>,
 }
 
 impl<E: BlockDevice> Exports<E> {
     /// These exports; the first is the default one unless one has no name.
     #[must_use]
     pub fn new(list: impl IntoIterator<Item = Export<E>>) -> Self {
-        Self { list: RwLock::new(list.into_iter().map(Arc::new).collect()) }
+        Self { list: RwLock::new(list.into_iter().map(Offer::new).collect()) }
     }
 
     /// Adds an export; gives it back when there is one of that name.
     pub fn add(&self, export: Export<E>) -> Result<(), Export<E>> {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
-        if list.iter().any(|known| known.name == export.name) {
+        if list.iter().any(|known| known.export.name == export.name) {
             return Err(export);
         }
-        list.push(Arc::new(export));
+        list.push(Offer::new(export));
         Ok(())
     }
 
-    /// Takes an export away from new connections; those that have it keep it. Says whether there
-    /// was one.
-    pub fn remove(&self, name: &str) -> bool {
+    /// Takes an export away from new connections. Those that have it keep it, or are cut within
+    /// seconds. Says whether there was one.
+    pub fn remove(&self, name: &str, clients: Clients) -> bool {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
-        let before = list.len();
-        list.retain(|export| export.name != name);
-        list.len() < before
+        let Some(at) = list.iter().position(|offer| offer.export.name == name) else {
+            return false;
+        };
+        let offer = list.remove(at);
+        offer.revoked.store(clients == Clients::Cut, Ordering::SeqCst);
+        true
     }
 }
 
 impl<E: BlockDevice> Catalogue for Exports<E> {
-    type Export = Arc<Export<E>>;
+    type Export = Offer<E>;
 
     fn find(&self, name: &[u8]) -> Option<(Self::Export, Facts)> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        let by_name = list.iter().find(|export| export.name.as_bytes() == name);
+        let by_name = list.iter().find(|offer| offer.export.name.as_bytes() == name);
         let default = || list.first().filter(|_| name.is_empty());
-        let export = by_name.or_else(default)?;
-        Some((Arc::clone(export), export.facts()))
+        let Offer { export, revoked } = by_name.or_else(default)?;
+        let facts = export.facts();
+        Some((Offer { export: Arc::clone(export), revoked: Arc::clone(revoked) }, facts))
     }
 
     fn names(&self) -> Vec<String> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        list.iter().map(|export| export.name.clone()).collect()
+        list.iter().map(|offer| offer.export.name.clone()).collect()
     }
 }

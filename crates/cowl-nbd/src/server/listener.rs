@@ -5,6 +5,12 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the socket of a process that was killed may live on: the kernel takes its ring apart
+/// afterwards, and an accept that waits there holds the socket.
+const DYING: Duration = Duration::from_secs(1);
+const DYING_PAUSE: Duration = Duration::from_millis(20);
 
 /// A listening socket, unix or TCP.
 #[derive(Debug)]
@@ -13,14 +19,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A unix socket at `path`. A socket that is there and that nobody listens on is replaced.
+    /// A unix socket at `path`. A socket that is there and that nobody listens on is replaced;
+    /// whether that is so may take a second to show.
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
-        match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead(path) => {
-                std::fs::remove_file(path)?;
-                Ok(UnixListener::bind(path)?.into())
+        let until = Instant::now() + DYING;
+        loop {
+            match UnixListener::bind(path) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => match is_dead(path) {
+                    true => std::fs::remove_file(path)?,
+                    false if until <= Instant::now() => return Err(error),
+                    false => std::thread::sleep(DYING_PAUSE),
+                },
+                outcome => return Ok(outcome?.into()),
             }
-            outcome => Ok(outcome?.into()),
         }
     }
 
@@ -49,7 +60,9 @@ impl Listener {
         Ok(Self { fd: self.fd.try_clone()? })
     }
 
-    pub(crate) fn into_fd(self) -> OwnedFd {
+    /// The socket itself.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
 }

@@ -4,8 +4,10 @@
 //! its connections and cuts those that wait too long. The notes are two stores to a cell, so the
 //! way of a request pays nothing for its limits.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::socket::Socket;
@@ -53,6 +55,7 @@ pub(crate) struct Watch {
     shaking_hands_since: Cell<Option<u32>>,
     receiving_since: Cell<Option<u32>>,
     sending_since: Cell<Option<u32>>,
+    revoked: OnceCell<Arc<AtomicBool>>,
 }
 
 impl Watch {
@@ -64,11 +67,14 @@ impl Watch {
             shaking_hands_since: Cell::new(Some(clock.now.get())),
             receiving_since: Cell::new(None),
             sending_since: Cell::new(None),
+            revoked: OnceCell::new(),
         })
     }
 
-    pub(crate) fn handshake_is_done(&self) {
+    /// The client has an export, for as long as that is not revoked.
+    pub(crate) fn handshake_is_done(&self, revoked: Arc<AtomicBool>) {
         self.shaking_hands_since.set(None);
+        let _there_is_one_handshake = self.revoked.set(revoked);
     }
 
     /// The rest of a request is awaited, from now on.
@@ -88,6 +94,11 @@ impl Watch {
 
     pub(crate) fn sent(&self) {
         self.sending_since.set(None);
+    }
+
+    /// Whether the client's export was taken away from it.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.get().is_some_and(|revoked| revoked.load(Ordering::Relaxed))
     }
 
     /// Whether the client has taken too long.

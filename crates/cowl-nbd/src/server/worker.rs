@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_lock::SemaphoreGuardArc;
 use cowl_block::BlockDevice;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
@@ -16,6 +17,7 @@ use futures_util::future::{Either, select};
 
 use super::Shared;
 use super::connection;
+use super::guests::Guests;
 use super::listener::Listener;
 use super::pool::Pool;
 use super::socket::{Acceptor, Socket};
@@ -39,21 +41,22 @@ struct Arrival {
 /// One connection in the counts of its worker and of the server.
 struct Count {
     of_worker: Arc<AtomicUsize>,
-    of_server: Arc<AtomicUsize>,
+    of_server: Arc<Guests>,
+    _slot: SemaphoreGuardArc,
 }
 
 impl Count {
-    fn new(of_worker: &Arc<AtomicUsize>, of_server: &Arc<AtomicUsize>) -> Self {
-        of_worker.fetch_add(1, Ordering::Relaxed);
-        of_server.fetch_add(1, Ordering::Relaxed);
-        Self { of_worker: Arc::clone(of_worker), of_server: Arc::clone(of_server) }
+    fn new(worker: &Handle, guests: &Arc<Guests>, slot: SemaphoreGuardArc) -> Self {
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        guests.enter();
+        Self { of_worker: Arc::clone(&worker.load), of_server: Arc::clone(guests), _slot: slot }
     }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
         self.of_worker.fetch_sub(1, Ordering::Relaxed);
-        self.of_server.fetch_sub(1, Ordering::Relaxed);
+        self.of_server.leave();
     }
 }
 
@@ -133,22 +136,26 @@ impl<E: BlockDevice + 'static> Worker<E> {
     async fn accept(&self, acceptor: Acceptor) {
         loop {
             match acceptor.accept().await {
-                Ok(fd) => self.hand_over(fd),
-                Err(_) => compio::runtime::time::sleep(ACCEPT_PAUSE).await,
+                Ok(fd) => {
+                    // One client more waits for its greeting; the others wait to be accepted.
+                    let slot = self.shared.slots.acquire_arc().await;
+                    self.hand_over(fd, slot);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    compio::runtime::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
 
     /// Gives a new connection to the thread that has the fewest.
-    fn hand_over(&self, fd: OwnedFd) {
+    fn hand_over(&self, fd: OwnedFd, slot: SemaphoreGuardArc) {
         let shared = &self.shared;
-        if shared.options.connections_max <= shared.connections.load(Ordering::Relaxed) {
-            return;
-        }
         let workers = shared.workers();
         let load = |handle: &&Handle| handle.load.load(Ordering::Relaxed);
         let Some(handle) = workers.iter().min_by_key(load) else { return };
-        let count = Count::new(&handle.load, &shared.connections);
+        let count = Count::new(handle, &shared.guests, slot);
         // A thread that is ending lets the client go; the server is stopping.
         let _ending = handle.arrivals.unbounded_send(Arrival { fd, count });
     }
@@ -161,7 +168,9 @@ impl<E: BlockDevice + 'static> Worker<E> {
             compio::runtime::time::sleep(pace.interval).await;
             self.clock.advance();
             for watch in self.watches.borrow().values() {
-                if watch.is_overdue(pace) {
+                let is_overdue = watch.is_overdue(pace);
+                if is_overdue || watch.is_revoked() {
+                    tracing::info!(is_overdue, "a client was cut");
                     watch.socket.cut();
                 }
             }

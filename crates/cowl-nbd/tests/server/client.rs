@@ -9,9 +9,9 @@ use cowl_nbd::{NbdStorage, NbdUri};
 use cowl_storage::{Allocation, IoBuffer, Operation, Purpose, Storage, ZeroMode};
 use pollster::block_on;
 
-use crate::program::are_installed;
 use crate::qemu_nbd::QemuNbd;
 use crate::serving::{Serving, client, sample_raw};
+use cowl_testkit::are_installed;
 
 const MIB: u64 = 1 << 20;
 const DATA: Purpose = Purpose::GuestData;

@@ -2,8 +2,8 @@
 
 use cowl_nbd::{Export, Listener, ServerOptions};
 
-use crate::program::are_installed;
 use crate::serving::{Serving, client, sample_raw, whole};
+use cowl_testkit::are_installed;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 40 * MIB;

@@ -7,8 +7,8 @@ use cowl_nbd::protocol::wire::command;
 use cowl_nbd::{Listener, ServerOptions};
 
 use crate::bare_client::{BareClient, request};
-use crate::program::are_installed;
 use crate::serving::{Serving, client, whole};
+use cowl_testkit::are_installed;
 
 /// Opens a unix and a TCP socket as descriptors 3 and 4, and becomes the program to be served by.
 const MANAGER: &str = "\

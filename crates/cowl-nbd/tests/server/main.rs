@@ -7,7 +7,6 @@
 )]
 
 mod bare_client;
-mod program;
 mod qemu_nbd;
 mod serving;
 

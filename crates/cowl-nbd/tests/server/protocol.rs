@@ -5,8 +5,8 @@ use cowl_nbd::protocol::wire::{chunk, command, command_flag, option, option_repl
 use cowl_nbd::{Export, ServerOptions};
 
 use crate::bare_client::{BareClient, request};
-use crate::program::are_installed;
 use crate::serving::{Serving, whole};
+use cowl_testkit::are_installed;
 
 const MIB: u64 = 1 << 20;
 

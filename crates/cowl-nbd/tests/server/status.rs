@@ -3,9 +3,9 @@
 use cowl_nbd::ServerOptions;
 use tempfile::TempDir;
 
-use crate::program::are_installed;
 use crate::qemu_nbd::QemuNbd;
 use crate::serving::{Serving, client, whole};
+use cowl_testkit::are_installed;
 
 /// A chain of two images with data, zeros, compressed clusters and nothing, in both layers.
 fn chain() -> TempDir {

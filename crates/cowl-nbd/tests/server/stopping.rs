@@ -7,8 +7,8 @@ use cowl_nbd::protocol::request::Headers;
 use cowl_nbd::protocol::wire::command;
 
 use crate::bare_client::{BareClient, request};
-use crate::program::are_installed;
 use crate::serving::Serving;
+use cowl_testkit::are_installed;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,7 +1,7 @@
 //! fio's nbd engine: several connections at once, every byte verified.
 
-use crate::program::are_installed;
 use crate::serving::{Serving, client};
+use cowl_testkit::are_installed;
 
 const MIB: u64 = 1 << 20;
 

@@ -6,8 +6,8 @@ use cowl_nbd::{Listener, ServerOptions, Tls, TlsPolicy};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use crate::program::are_installed;
 use crate::serving::{Serving, client, sample_raw, whole};
+use cowl_testkit::are_installed;
 
 const SIZE: u64 = 40 << 20;
 

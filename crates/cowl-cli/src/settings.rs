@@ -40,6 +40,11 @@ impl Settings {
         }
     }
 
+    /// What servers do: changes are durable when the client flushes.
+    pub(crate) fn for_serving() -> Self {
+        Self { writethrough: false, ..Self::new() }
+    }
+
     /// `-n`, which is `-t none`.
     pub(crate) fn set_no_cache(&mut self) {
         self.direct = true;
@@ -92,7 +97,7 @@ impl Settings {
     }
 
     /// Why these settings contradict each other, if they do.
-    pub(super) fn contradiction(&self) -> Option<&'static str> {
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
         if self.force_share && !self.read_only {
             return Some("force-share=on can only be used with read-only images");
         }
@@ -105,19 +110,19 @@ impl Settings {
         None
     }
 
-    pub(super) fn is_direct(&self) -> bool {
+    pub(crate) fn is_direct(&self) -> bool {
         self.direct
     }
 
-    pub(super) fn is_writethrough(&self) -> bool {
+    pub(crate) fn is_writethrough(&self) -> bool {
         self.writethrough
     }
 
-    pub(super) fn flushes(&self) -> bool {
+    pub(crate) fn flushes(&self) -> bool {
         !self.no_flush
     }
 
-    pub(super) fn discards(&self) -> bool {
+    pub(crate) fn discards(&self) -> bool {
         self.discard
     }
 }

@@ -4,12 +4,16 @@
 use std::process::Command;
 
 /// Whether all of `programs` can be run, and qemu-img, which makes the images.
-pub(crate) fn are_installed(programs: &[&str]) -> bool {
+///
+/// # Panics
+/// When one is missing and `COWL_REQUIRE_ORACLE` is 1.
+#[must_use]
+pub fn are_installed(programs: &[&str]) -> bool {
     let works = |program: &&str| {
         let found = Command::new(program).env("PATH", "/usr/bin:/bin").arg("--version").output();
         found.is_ok_and(|output| output.status.success())
     };
-    if !cowl_testkit::is_available() {
+    if !crate::is_available() {
         return false;
     }
     let Some(missing) = programs.iter().find(|program| !works(program)) else { return true };

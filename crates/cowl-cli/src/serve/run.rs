@@ -1,0 +1,166 @@
+//! Opens, binds, serves.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cowl_nbd::ServerOptions;
+use cowl_serve::{Daemon, LatePool, Options, ServeError, Stop, remove_leftovers};
+
+use super::detach::{Letting, is_detached};
+use super::image::base;
+use super::notify::Manager;
+use super::{Address, Request};
+use crate::disk;
+use crate::failure::{Failure, Kind};
+use crate::image_name::could_not_open;
+use crate::interrupt::{self, Ending};
+use crate::option::Common;
+use crate::session::Session;
+
+/// Why serving did not begin, or did not end well.
+pub(crate) enum RunError {
+    /// In words.
+    Failure(Failure),
+    /// As the daemon says it.
+    Serve(ServeError),
+}
+
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Failure(failure) => failure,
+            RunError::Serve(error) => words(&error),
+        }
+    }
+}
+
+/// No client takes longer.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Serves until it is told to end.
+pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Result<(), RunError> {
+    request.log.start()?;
+    let letting = is_detached().then(Letting::new).transpose()?;
+    let manager = Manager::of_process();
+    let pool = Arc::new(LatePool::default());
+    let announcement = request.announces.then(|| announce(&request));
+    let mut leftovers: Vec<PathBuf> =
+        request.addresses.iter().filter_map(Address::file).cloned().collect();
+    let tls = request.tls.map(|(folder, policy)| folder.load(policy)).transpose()?;
+    let exports = request.images.into_iter().map(|image| image.export(common, &pool));
+    let exports = exports.collect::<Result<Vec<_>, _>>()?;
+    let mut bound = Bound(Vec::new());
+    let mut listeners = Vec::new();
+    for address in &request.addresses {
+        listeners.extend(address.bind()?);
+        bound.0.extend(address.file().cloned());
+    }
+    if let Some(path) = &request.pid_file {
+        write_pid(path)?;
+        bound.0.push(path.clone());
+        leftovers.push(path.clone());
+    }
+    let stop = Stop::default();
+    let options = Options {
+        listeners,
+        nbd: ServerOptions {
+            connections_max: request.connections_max,
+            handshake_timeout: request.handshake_timeout.unwrap_or(FOREVER),
+            tls,
+            ..ServerOptions::standard()
+        },
+        threads: request.threads.unwrap_or_else(cores),
+        until: request.until,
+        control: request.control.clone(),
+        metrics: request.metrics,
+        sandbox: request.sandbox,
+        allowed: places(&request.allowed)?,
+        open: base(common.untrusted, &pool),
+        leftovers: leftovers.clone(),
+    };
+    let daemon = Daemon::open(options, exports, stop.clone()).map_err(RunError::Serve)?;
+    bound.0.extend(request.control);
+    let at_once = bound.0.clone();
+    interrupt::end_by(Ending {
+        ask: Box::new(move || stop.request()),
+        at_once: Box::new(move || remove_leftovers(&at_once)),
+    });
+    let metrics = daemon.metrics_address();
+    let served = daemon.run(|| {
+        if let Some(text) = &announcement {
+            session.output.text_now(text);
+        }
+        if let Some(address) = metrics.filter(|_| announcement.is_some()) {
+            session.output.text_now(&format!("Metrics at http://{address}/metrics\n"));
+        }
+        if let Some(letting) = letting {
+            letting.let_go(session);
+        }
+        manager.tell("READY=1");
+    });
+    drop(bound);
+    served.map_err(RunError::Serve)
+}
+
+/// Files that go when the daemon does not get as far as removing them itself.
+struct Bound(Vec<PathBuf>);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        remove_leftovers(&self.0);
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn announce(request: &Request) -> String {
+    let mut text = String::new();
+    for image in &request.images {
+        for address in &request.addresses {
+            let (image, export) = (&image.image.given, &image.export);
+            text.push_str(&format!("Serving '{image}' as '{export}' at {address}\n"));
+        }
+    }
+    text
+}
+
+fn write_pid(path: &Path) -> Result<(), Failure> {
+    let written =
+        std::fs::File::create(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
+    written.map_err(|error| {
+        let reason = disk::system_words(&error);
+        Failure::new(Kind::Open, format!("Could not create '{}': {reason}", path.display()))
+            .about(path)
+    })
+}
+
+/// Where the paths lead.
+fn places(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let place = |path: &PathBuf| {
+        std::fs::canonicalize(path)
+            .map_err(|error| could_not_open(&path.to_string_lossy(), &disk::system_words(&error)))
+    };
+    paths.iter().map(place).collect()
+}
+
+fn words(error: &ServeError) -> Failure {
+    match error {
+        ServeError::Open { path, source } => {
+            could_not_open(&path.to_string_lossy(), &disk::words(source))
+        }
+        ServeError::OutsideOfDisk { .. }
+        | ServeError::NameTaken { .. }
+        | ServeError::NoSuchExport { .. } => Failure::usage(error.to_string()),
+        _ => Failure::new(Kind::Io, error.to_string()),
+    }
+}

@@ -1,0 +1,10 @@
+//! `serve` and `qemu-nbd` with real clients: what they do, how they end, what they refuse.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod clients;
+mod control;
+mod daemon;
+mod ending;
+mod qemu_nbd;
+mod rules;
+mod tls;

@@ -1,0 +1,152 @@
+//! How requests are carried out: discards, zeros, caches, windows, overlays, snapshots.
+
+use cowl_testkit::are_installed;
+
+use crate::daemon::{Daemon, images, program};
+
+/// Bytes of the disk that are stored as data.
+fn data_bytes(daemon: &Daemon) -> u64 {
+    let text = program(daemon.path(), "qemu-img", &["map", "-U", "--output=json", "disk.qcow2"]);
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let data = list.iter().filter(|entry| entry["data"] == true);
+    data.map(|entry| entry["length"].as_u64().unwrap()).sum()
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn discards_give_back_space_unless_they_are_ignored() {
+    if !are_installed(&["qemu-io"]) {
+        return;
+    }
+    for (discard, data) in [("unmap", 2 * MIB), ("ignore", 4 * MIB)] {
+        let daemon = Daemon::start(&["--discard", discard, "disk.qcow2"]);
+        let commands = ["-c", "write -P 1 0 4M", "-c", "discard 2M 2M", "-c", "flush"];
+        daemon.client("qemu-io", &[&["-f", "raw"], &commands[..], &["URI"]].concat());
+        assert_eq!(data_bytes(&daemon), data, "{discard}");
+        daemon.finish();
+    }
+}
+
+#[test]
+fn writes_of_zeros_are_found() {
+    if !are_installed(&["qemu-io"]) {
+        return;
+    }
+    for (mode, data) in [("off", 4 * MIB), ("on", 0), ("unmap", 0)] {
+        let daemon = Daemon::start(&["--detect-zeroes", mode, "disk.qcow2"]);
+        let commands = ["-c", "write -P 0 0 4M", "-c", "read -P 0 0 4M", "-c", "flush"];
+        daemon.client("qemu-io", &[&["-f", "raw"], &commands[..], &["URI"]].concat());
+        assert_eq!(data_bytes(&daemon), data, "{mode}");
+        daemon.finish();
+    }
+}
+
+#[test]
+fn a_window_shows_its_part_and_no_more() {
+    if !are_installed(&["qemu-io", "nbdinfo"]) {
+        return;
+    }
+    let folder = images();
+    let fill = ["-f", "raw", "-c", "write -P 1 0 4M", "-c", "write -P 2 4M 4M", "disk.raw"];
+    program(folder.path(), "qemu-io", &fill);
+    let arguments = [
+        "--export",
+        "image=disk.raw,format=raw,name=low,size=4M",
+        "--export",
+        "image=disk.raw,format=raw,name=high,offset=4M,size=4M",
+        "disk.qcow2",
+    ];
+    let daemon = Daemon::start_in(folder, &arguments);
+    for (export, pattern) in [("low", "read -P 1 0 4M"), ("high", "read -P 2 0 4M")] {
+        let uri = daemon.uri(export);
+        assert_eq!(program(daemon.path(), "nbdinfo", &["--size", &uri]).trim(), "4194304");
+        program(daemon.path(), "qemu-io", &["-f", "raw", "-c", pattern, &uri]);
+    }
+    let write = ["-f", "raw", "-c", "write -P 3 0 1M", &daemon.uri("high")];
+    program(daemon.path(), "qemu-io", &write);
+    let folder = daemon.finish();
+    let read = ["-f", "raw", "-c", "read -P 1 0 4M", "-c", "read -P 3 4M 1M", "disk.raw"];
+    program(folder.path(), "qemu-io", &read);
+}
+
+#[test]
+fn changes_of_a_temporary_overlay_are_thrown_away() {
+    if !are_installed(&["qemu-io"]) {
+        return;
+    }
+    let folder = images();
+    program(folder.path(), "qemu-io", &["-c", "write -P 1 0 1M", "disk.qcow2"]);
+    let before = std::fs::read(folder.path().join("disk.qcow2")).unwrap();
+    let overlays = folder.path().join("tmp");
+    std::fs::create_dir(&overlays).unwrap();
+    let daemon = Daemon::start_in(folder, &["-s", "disk.qcow2"]);
+    let commands = ["-c", "read -P 1 0 1M", "-c", "write -P 2 0 1M", "-c", "read -P 2 0 1M"];
+    daemon.client("qemu-io", &[&["-f", "raw"], &commands[..], &["URI"]].concat());
+    let folder = daemon.finish();
+    assert_eq!(std::fs::read(folder.path().join("disk.qcow2")).unwrap(), before);
+}
+
+#[test]
+fn an_internal_snapshot_is_shown_read_only() {
+    if !are_installed(&["qemu-io", "nbdinfo"]) {
+        return;
+    }
+    let folder = images();
+    program(folder.path(), "qemu-io", &["-c", "write -P 1 0 1M", "disk.qcow2"]);
+    program(folder.path(), "qemu-img", &["snapshot", "-c", "then", "disk.qcow2"]);
+    program(folder.path(), "qemu-io", &["-c", "write -P 2 0 1M", "disk.qcow2"]);
+    let daemon = Daemon::start_in(folder, &["-l", "then", "disk.qcow2"]);
+    daemon.client("qemu-io", &["-r", "-f", "raw", "-c", "read -P 1 0 1M", "URI"]);
+    let info = daemon.client("nbdinfo", &["--json", "URI"]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["exports"][0]["is_read_only"], true);
+    daemon.finish();
+}
+
+#[test]
+fn every_cache_mode_stores_what_was_written() {
+    if !are_installed(&["qemu-io"]) {
+        return;
+    }
+    for mode in ["none", "writeback", "writethrough", "directsync", "unsafe"] {
+        let daemon = Daemon::start(&["--cache", mode, "--control", "control", "disk.qcow2"]);
+        daemon.client("qemu-io", &["-f", "raw", "-c", "write -P 5 64k 1M", "URI"]);
+        let stats = daemon.control().result(r#"{"command": "stats"}"#);
+        let barriers = stats["exports"][0]["qcow2"]["barriers"].as_u64().unwrap();
+        // The client flushes when it goes, too.
+        assert_eq!(barriers == 0, mode == "unsafe", "{mode}: {barriers}");
+        let folder = daemon.finish();
+        program(folder.path(), "qemu-io", &["-c", "read -P 5 64k 1M", "disk.qcow2"]);
+    }
+}
+
+#[test]
+fn no_more_clients_than_wanted_are_served_at_once() {
+    if !are_installed(&["nbdsh"]) {
+        return;
+    }
+    let daemon = Daemon::start(&["--shared=1", "disk.qcow2"]);
+    let uri = daemon.uri("");
+    let script = format!(
+        "
+import threading, time
+second = nbd.NBD()
+served = []
+def connect():
+    second.connect_uri({uri:?})
+    served.append(True)
+thread = threading.Thread(target=connect)
+thread.start()
+time.sleep(0.5)
+assert not served
+h.pread(512, 0)
+h.shutdown()
+thread.join(60)
+assert served
+second.pread(512, 0)
+"
+    );
+    program(daemon.path(), "nbdsh", &["-u", &uri, "-c", &script]);
+    daemon.finish();
+}

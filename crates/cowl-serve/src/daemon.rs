@@ -1,0 +1,231 @@
+//! From options to a process that serves, and to its end.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use compio::runtime::Runtime;
+use cowl_nbd::{Listener, Server, ServerOptions};
+
+use crate::control::{self, Additions};
+use crate::disk::{DiskRef, ServedDisk};
+use crate::error::ServeError;
+use crate::export::ExportOptions;
+use crate::http::MetricsListener;
+use crate::keeper::Keeper;
+use crate::metrics::Metrics;
+use crate::sandbox::{Needs, Sandbox};
+use crate::stop::Stop;
+use crate::table::{self, ExportTable};
+
+/// When a daemon ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When it is told to.
+    Stopped,
+    /// Also when there was a client and the last one goes.
+    LastClientGone,
+}
+
+/// How a daemon serves.
+pub struct Options {
+    /// Sockets on which NBD clients arrive.
+    pub listeners: Vec<Listener>,
+    /// Limits and TLS of the NBD server.
+    pub nbd: ServerOptions,
+    /// Serving threads.
+    pub threads: usize,
+    /// When it ends.
+    pub until: Until,
+    /// Where the control socket goes. Whoever can connect to it is obeyed; it is created for the
+    /// user alone.
+    pub control: Option<PathBuf>,
+    /// Where metrics are served over HTTP, at `/metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// What the process gives up before it serves.
+    pub sandbox: Sandbox,
+    /// Files, and folders with all that is in them, that exports added later may use.
+    pub allowed: Vec<PathBuf>,
+    /// How such exports are opened, but for what the command says.
+    pub open: cowl::OpenOptions,
+    /// Files that are removed at the end: sockets, the pid file.
+    pub leftovers: Vec<PathBuf>,
+}
+
+/// Disks that are open and sockets that are bound. Belongs to the thread that opened it.
+pub struct Daemon {
+    options: Options,
+    runtime: Runtime,
+    table: Arc<ExportTable>,
+    disks: Vec<DiskRef>,
+    control: Option<UnixListener>,
+    metrics: Option<MetricsListener>,
+    stop: Stop,
+}
+
+impl Daemon {
+    /// Opens all that `exports` name, and the control socket. `stop` will end the daemon.
+    ///
+    /// After an error nothing is left behind.
+    pub fn open(
+        mut options: Options,
+        exports: Vec<ExportOptions>,
+        stop: Stop,
+    ) -> Result<Self, ServeError> {
+        let runtime = Runtime::new().map_err(ServeError::host("Could not set up a ring"))?;
+        let opened = runtime.block_on(open_all(exports))?;
+        let mut disks: Vec<DiskRef> = Vec::new();
+        for (_, disk) in &opened {
+            if !disks.iter().any(|known| known.is_same(disk)) {
+                disks.push(disk.clone());
+            }
+        }
+        let (exports, entries) = table::exports(opened);
+        let listeners = std::mem::take(&mut options.listeners);
+        let server = Server::new(exports, listeners, options.nbd.clone());
+        let table = Arc::new(ExportTable::new(server, entries));
+        let metrics = options.metrics.map(MetricsListener::bind).transpose()?;
+        let control = options.control.as_deref().map(bind_control).transpose()?;
+        options.leftovers.extend(options.control.clone());
+        Ok(Self { options, runtime, table, disks, control, metrics, stop })
+    }
+
+    /// Where metrics are served.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsListener::address)
+    }
+
+    /// Serves until it is to end, and ends: what was accepted is answered, everything becomes
+    /// durable, disks are closed. The first thing that failed is the error; disks after it are
+    /// closed nevertheless.
+    ///
+    /// `ready` is called when clients are served.
+    pub fn run(self, ready: impl FnOnce()) -> Result<(), ServeError> {
+        let Self { options, runtime, table, disks, control, metrics, stop } = self;
+        let needs = Needs {
+            allowed: &options.allowed,
+            leftovers: &options.leftovers,
+            control: control.is_some(),
+        };
+        options.sandbox.close(&needs)?;
+        let counts = Metrics::new(Arc::clone(&table), Instant::now());
+        let metrics = metrics.map(|listener| listener.serve(counts.clone())).transpose()?;
+        let threads = start_threads(&table.server, options.threads, &stop)?;
+        let server = table.server.clone();
+        let additions = Additions {
+            open: options.open,
+            allowed: options.sandbox.is_wanted().then_some(options.allowed),
+        };
+        let serve = async {
+            let keeper = Keeper::new(table, stop);
+            disks.into_iter().for_each(|disk| keeper.keep(disk));
+            let control = control.map(|listener| {
+                let serve = control::serve(Rc::clone(&keeper), listener, additions, counts);
+                compio::runtime::spawn(serve)
+            });
+            tracing::info!(threads = threads.len(), "serving");
+            ready();
+            keeper.until_end(options.until).await;
+            tracing::info!("stopping");
+            if let Some(control) = control {
+                let _accepts_no_more = control.cancel().await;
+            }
+            server.stop();
+            drop(server);
+            let ended = join(threads);
+            ended.and(keeper.close_all().await)
+        };
+        let outcome = runtime.block_on(serve);
+        drop(metrics);
+        remove_leftovers(&options.leftovers);
+        outcome
+    }
+}
+
+/// Removes files that a daemon leaves behind.
+pub fn remove_leftovers(paths: &[PathBuf]) {
+    for path in paths {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove");
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn open_all(
+    exports: Vec<ExportOptions>,
+) -> Result<Vec<(ExportOptions, DiskRef)>, ServeError> {
+    let mut opened: Vec<(ExportOptions, DiskRef)> = Vec::new();
+    for options in exports {
+        if opened.iter().any(|(known, _)| known.name == options.name) {
+            return Err(ServeError::NameTaken { name: options.name });
+        }
+        let shared = opened.iter().find(|(known, _)| known.shares_disk_with(&options));
+        let disk = match shared {
+            Some((_, disk)) => {
+                options.check_window(cowl::BlockDevice::size(&disk.disk).get())?;
+                disk.clone()
+            }
+            None => options.open().await?,
+        };
+        opened.push((options, disk));
+    }
+    Ok(opened)
+}
+
+fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {
+    let fail = |source| ServeError::Path {
+        what: "Could not create the control socket",
+        path: path.to_owned(),
+        source,
+    };
+    let listener = Listener::bind_unix(path).map_err(fail)?;
+    // Nobody is answered before the daemon runs, so nobody gets in between.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    Ok(UnixListener::from(listener.into_fd()))
+}
+
+type Thread = JoinHandle<Result<(), ServeError>>;
+
+fn start_threads(
+    server: &Server<ServedDisk>,
+    count: usize,
+    stop: &Stop,
+) -> Result<Vec<Thread>, ServeError> {
+    let start = |index| {
+        let (server, stop) = (server.clone(), stop.clone());
+        let serve = move || {
+            let runtime = Runtime::new().map_err(ServeError::host("Could not set up a ring"));
+            let outcome = runtime.and_then(|runtime| {
+                let served = runtime.block_on(server.run());
+                served.map_err(ServeError::host("Could not accept clients"))
+            });
+            // One thread without the others would serve some clients and let others wait.
+            stop.request();
+            outcome
+        };
+        std::thread::Builder::new().name(format!("cowl-serve-{index}")).spawn(serve)
+    };
+    let threads: Result<Vec<_>, _> = (0..count.max(1)).map(start).collect();
+    threads.map_err(|source| {
+        server.stop();
+        ServeError::Host { what: "Could not start a serving thread", source }
+    })
+}
+
+fn join(threads: Vec<Thread>) -> Result<(), ServeError> {
+    let mut outcome = Ok(());
+    for thread in threads {
+        let panicked = |_| Err(ServeError::Thread { reason: "it panicked".to_owned() });
+        outcome = outcome.and(thread.join().unwrap_or_else(panicked));
+    }
+    outcome
+}

@@ -1,0 +1,99 @@
+//! Why a daemon does not start, or did not end well.
+
+use std::io;
+use std::path::PathBuf;
+
+use cowl::BlockError;
+
+use crate::sandbox::SandboxError;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// An image could not be opened.
+    #[error("Could not open '{}': {source}", path.display())]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        source: Box<cowl::Error>,
+    },
+    /// The throw-away overlay could not be made.
+    #[error("Could not create a temporary overlay of '{}': {reason}", path.display())]
+    Overlay {
+        /// The image below it.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Two exports have one name.
+    #[error("there is an export named '{name}' already")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// There is no such export.
+    #[error("there is no export named '{name}'")]
+    NoSuchExport {
+        /// The name.
+        name: String,
+    },
+    /// A window that the disk does not have.
+    #[error("the disk has {size} bytes, and the export '{name}' is to begin or end behind that")]
+    OutsideOfDisk {
+        /// The export.
+        name: String,
+        /// Size of the disk in bytes.
+        size: u64,
+    },
+    /// A path of the daemon's own could not be used.
+    #[error("{what} '{}': {source}", path.display())]
+    Path {
+        /// What it is for.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The host gave no thread, ring or socket.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was wanted.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The sandbox could not be closed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A request of the daemon's own to a disk failed.
+    #[error("'{}': {source}", path.display())]
+    Request {
+        /// The image.
+        path: PathBuf,
+        /// What failed.
+        source: BlockError,
+    },
+    /// A disk could not be closed: what was not flushed before may be lost.
+    #[error("Could not close '{}': {source}", path.display())]
+    Close {
+        /// The image.
+        path: PathBuf,
+        /// What failed.
+        source: BlockError,
+    },
+    /// A serving thread ended by itself.
+    #[error("a serving thread ended early: {reason}")]
+    Thread {
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl ServeError {
+    pub(crate) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}

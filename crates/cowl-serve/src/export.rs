@@ -1,0 +1,93 @@
+//! What is asked for: an image, what of it is shown, under which name and rules.
+
+use std::path::{Path, PathBuf};
+
+use cowl::{Access, Disk, OpenOptions};
+
+use crate::disk::{DiskRef, Rings, Rules};
+use crate::error::ServeError;
+use crate::overlay;
+
+/// What clients change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The image.
+    Image,
+    /// An overlay that is thrown away at the end; the image stays as it is.
+    Temporary,
+}
+
+/// An export.
+#[derive(Clone)]
+pub struct ExportOptions {
+    /// Its name.
+    pub name: String,
+    /// A text for people; may be empty.
+    pub description: String,
+    /// The image.
+    pub path: PathBuf,
+    /// How it is opened. Without write access the export is read-only.
+    pub open: OpenOptions,
+    /// What clients change.
+    pub content: Content,
+    /// Where the export begins in the disk, in bytes.
+    pub start: u64,
+    /// Its length in bytes; `None` for all to the end.
+    pub length: Option<u64>,
+    /// How requests are carried out.
+    pub rules: Rules,
+}
+
+impl ExportOptions {
+    /// All of the image at `path` under `name`.
+    #[must_use]
+    pub fn whole(name: impl Into<String>, path: &Path, open: OpenOptions) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            path: path.to_owned(),
+            open,
+            content: Content::Image,
+            start: 0,
+            length: None,
+            rules: Rules::standard(),
+        }
+    }
+
+    /// Opens the image, inside a compio runtime.
+    pub(crate) async fn open(&self) -> Result<DiskRef, ServeError> {
+        let fail = |source| ServeError::Open { path: self.path.clone(), source: Box::new(source) };
+        let disk = match self.content {
+            Content::Image => {
+                Disk::open_with(&Rings, &self.path, &self.open).await.map_err(fail)?
+            }
+            Content::Temporary => overlay::open(&self.path, &self.open).await?,
+        };
+        self.check_window(cowl::BlockDevice::size(&disk).get())?;
+        Ok(DiskRef::new(self.path.clone(), disk))
+    }
+
+    /// Refuses a window that a disk of `size` bytes does not have.
+    pub(crate) fn check_window(&self, size: u64) -> Result<(), ServeError> {
+        match self.start.checked_add(self.length.unwrap_or(0)) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(ServeError::OutsideOfDisk { name: self.name.clone(), size }),
+        }
+    }
+
+    /// Whether the disk that serves `self` serves `other` too: two files that are open for writing
+    /// would lock each other out.
+    pub(crate) fn shares_disk_with(&self, other: &Self) -> bool {
+        self.content == Content::Image
+            && other.content == Content::Image
+            && self.path == other.path
+            && self.open.access == other.open.access
+            && self.open.format == other.open.format
+            && self.open.snapshot == other.open.snapshot
+            && self.open.backing == other.open.backing
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.content == Content::Image && self.open.access == Access::ReadOnly
+    }
+}

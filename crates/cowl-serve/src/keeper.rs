@@ -1,0 +1,204 @@
+//! What a daemon does besides requests: upkeep of disks, commands, the end.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use compio::runtime::JoinHandle;
+use cowl_nbd::Clients;
+use event_listener::Event;
+use futures_channel::oneshot;
+use futures_util::future::select;
+
+use crate::daemon::Until;
+use crate::disk::DiskRef;
+use crate::error::ServeError;
+use crate::export::ExportOptions;
+use crate::stop::Stop;
+use crate::table::{ExportTable, Ground};
+
+/// At this pace tables that wait are made durable: nothing waits for longer than twice that.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Looks after disks and exports. Belongs to the thread that runs it.
+pub(crate) struct Keeper {
+    pub(crate) table: Arc<ExportTable>,
+    pub(crate) stop: Stop,
+    kept: RefCell<Vec<Kept>>,
+    /// Disks that wait for their last client.
+    leaving: RefCell<Vec<JoinHandle<Result<(), ServeError>>>>,
+}
+
+/// A disk, and the task that looks after it.
+struct Kept {
+    disk: DiskRef,
+    closing: Arc<Closing>,
+    upkeep: JoinHandle<()>,
+}
+
+/// Tells the upkeep of a disk that it ends.
+#[derive(Default)]
+struct Closing {
+    requested: AtomicBool,
+    event: Event,
+}
+
+impl Keeper {
+    pub(crate) fn new(table: Arc<ExportTable>, stop: Stop) -> Rc<Self> {
+        let (kept, leaving) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { table, stop, kept, leaving })
+    }
+
+    /// Looks after `disk` from now on.
+    pub(crate) fn keep(&self, disk: DiskRef) {
+        let closing = Arc::new(Closing::default());
+        let upkeep = compio::runtime::spawn(look_after(disk.clone(), Arc::clone(&closing)));
+        self.kept.borrow_mut().push(Kept { disk, closing, upkeep });
+    }
+
+    /// Returns when the daemon is to end.
+    pub(crate) async fn until_end(&self, until: Until) {
+        let stop = pin!(self.stop.requested());
+        match until {
+            Until::Stopped => stop.await,
+            Until::LastClientGone => {
+                let gone = pin!(self.table.server.all_gone());
+                select(stop, gone).await;
+            }
+        }
+    }
+
+    /// Shows a new export to clients.
+    pub(crate) async fn add(&self, options: ExportOptions) -> Result<(), ServeError> {
+        let ground = self.table.ground(&options).await?;
+        let disk = ground.disk().clone();
+        let added = self.table.add(options, disk.clone());
+        match (ground, added) {
+            (Ground::New(_), Ok(())) => self.keep(disk),
+            // Somebody was faster with that name. Nothing was changed through this disk.
+            (_, Err(error)) => return Err(error),
+            (Ground::Shared(_), Ok(())) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes an export away; its disk is closed when its last client has gone. Returns then, or at
+    /// once where clients stay. Says whether the disk is closed or belongs to another export.
+    pub(crate) async fn remove(
+        self: &Rc<Self>,
+        name: &str,
+        clients: Clients,
+    ) -> Result<bool, ServeError> {
+        let Some(disk) = self.table.remove(name, clients)? else { return Ok(true) };
+        let is_idle = disk.count() <= 1 + self.upkeep_references(&disk);
+        let (closed, hears) = oneshot::channel();
+        let keeper = Rc::clone(self);
+        let close = async move {
+            let outcome = keeper.close(disk).await;
+            if let Err(error) = &outcome {
+                tracing::error!(%error, "a disk was not closed well");
+            }
+            let _nobody_waits = closed.send(());
+            outcome
+        };
+        // A task of its own: whoever gave the command may go away.
+        self.leaving.borrow_mut().push(compio::runtime::spawn(close));
+        if !is_idle && clients == Clients::Stay {
+            return Ok(false);
+        }
+        let _panicked = hears.await;
+        Ok(true)
+    }
+
+    /// Closes all disks. Clients have gone by now. The first failure is the outcome, and those that
+    /// commands ran into before count too.
+    pub(crate) async fn close_all(self: &Rc<Self>) -> Result<(), ServeError> {
+        let mut outcome = Ok(());
+        for disk in self.table.remove_all() {
+            outcome = outcome.and(self.close(disk).await);
+        }
+        let leaving = std::mem::take(&mut *self.leaving.borrow_mut());
+        for closing in leaving {
+            let panicked = |_| Err(ServeError::Thread { reason: "a close panicked".to_owned() });
+            outcome = outcome.and(closing.await.unwrap_or_else(panicked));
+        }
+        outcome
+    }
+
+    /// Waits until nobody uses `disk` any more, makes it durable and closes it.
+    async fn close(&self, mut disk: DiskRef) -> Result<(), ServeError> {
+        let whole = loop {
+            let heard = disk.released();
+            // Requests of clients that stay still need the upkeep: it goes last.
+            if disk.count() <= 1 + self.upkeep_references(&disk) {
+                self.end_upkeep(&disk).await;
+            }
+            match disk.into_inner() {
+                Ok(whole) => break whole,
+                Err(shared) => disk = shared,
+            }
+            heard.await;
+        };
+        let path = whole.path;
+        let closed = whole.disk.shut().await;
+        tracing::info!(image = %path.display(), is_ok = closed.is_ok(), "closed");
+        closed.map_err(|source| ServeError::Close { path, source })
+    }
+
+    fn upkeep_references(&self, disk: &DiskRef) -> usize {
+        let kept = self.kept.borrow();
+        let is_kept = kept.iter().any(|kept| kept.disk.is_same(disk));
+        // Its task's, and the list's.
+        if is_kept { 2 } else { 0 }
+    }
+
+    async fn end_upkeep(&self, disk: &DiskRef) {
+        let kept = {
+            let mut kept = self.kept.borrow_mut();
+            let at = kept.iter().position(|kept| kept.disk.is_same(disk));
+            at.map(|at| kept.swap_remove(at))
+        };
+        let Some(Kept { disk, closing, upkeep }) = kept else { return };
+        drop(disk);
+        closing.requested.store(true, Ordering::SeqCst);
+        closing.event.notify(usize::MAX);
+        // It holds the disk until it has ended; a panic of it has been reported.
+        let _ended = upkeep.await;
+    }
+}
+
+/// Writes tables back early, so that requests seldom have to wait for it.
+async fn look_after(disk: DiskRef, closing: Arc<Closing>) {
+    let Some(image) = disk.disk.qcow2() else { return };
+    let work = async {
+        let pressure = pin!(image.background());
+        let ticks = pin!(async {
+            loop {
+                compio::runtime::time::sleep(TICK).await;
+                image.tick().await?;
+            }
+            #[expect(unreachable_code, reason = "says what the block gives")]
+            Ok::<(), cowl_qcow2::Error>(())
+        });
+        let failed = select(pressure, ticks).await.factor_first().0;
+        if let Err(error) = failed {
+            // Clients learn it from their next flush.
+            tracing::error!(image = %disk.path.display(), %error, "tables cannot be written");
+        }
+    };
+    select(pin!(work), pin!(closing.requested())).await;
+}
+
+impl Closing {
+    async fn requested(&self) {
+        while !self.requested.load(Ordering::SeqCst) {
+            let heard = self.event.listen();
+            if !self.requested.load(Ordering::SeqCst) {
+                heard.await;
+            }
+        }
+    }
+}

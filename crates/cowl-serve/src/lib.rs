@@ -1,0 +1,40 @@
+//! One process that hands disks to clients.
+//!
+//! ```text
+//!   open disks ──► bind sockets ──► close the sandbox ──► serve ──► stop: answer, commit, close
+//!                                                          │ ▲
+//!                             serving threads: a ring each ┘ └ keeper: upkeep, control, stop
+//! ```
+//!
+//! [`Daemon::open`] takes everything that is needed from outside; from [`Daemon::run`] on the
+//! process opens nothing any more but what [`Options::allowed`] names. The keeper is the thread
+//! that calls [`Daemon::run`]: it runs what disks do besides requests, carries out the commands of
+//! the control socket, and waits for the end.
+//!
+//! A disk is closed when the last export of it is gone; a failure to close is a failure of
+//! [`Daemon::run`].
+#![forbid(unsafe_code)]
+
+mod control;
+mod counters;
+mod daemon;
+mod disk;
+mod error;
+mod export;
+mod http;
+mod keeper;
+mod metrics;
+mod offload;
+mod overlay;
+mod sandbox;
+mod stop;
+mod table;
+
+pub use cowl_nbd::{Listener, Tls, TlsError, TlsPolicy};
+pub use daemon::{Daemon, Options, Until, remove_leftovers};
+pub use disk::{DetectZeros, Rules};
+pub use error::ServeError;
+pub use export::{Content, ExportOptions};
+pub use offload::LatePool;
+pub use sandbox::{Sandbox, SandboxError};
+pub use stop::Stop;
