@@ -37,7 +37,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cowl", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
     (
         "cowl-tools",
-        &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl", "cowl-sim"],
+        &[
+            "cowl-format",
+            "cowl-storage",
+            "cowl-block",
+            "cowl-qcow2",
+            "cowl",
+            "cowl-nbd",
+            "cowl-sim",
+        ],
     ),
     (
         "cowl-cli",

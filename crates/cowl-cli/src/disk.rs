@@ -1,13 +1,15 @@
 //! From an image name to an open disk, and from the library's errors to qemu-img's words.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use cowl::{
-    Backing, Caching, Disk, Error, Follow, Format, OpenOptions, Refusal, Sharing, StorageError,
-    WorkerPool, inspect,
+    Backing, Caching, Error, Follow, Format, OpenOptions, Refusal, Sharing, StorageError,
+    WorkerPool, inspect_with,
 };
 use cowl_storage::Operation;
+use cowl_tools::{Disk, HostFiles};
 
 use crate::failure::{Failure, Kind};
 use crate::image_name::{BackingChoice, ImageName, could_not_open};
@@ -31,7 +33,12 @@ pub(crate) fn open_cached(
     caching: Caching,
 ) -> Result<Disk, Failure> {
     let options = options(name, common, snapshot, caching)?;
-    Disk::open(&name.path, &options).map_err(|error| failure(name, &error))
+    open_host(&name.path, &options).map_err(|error| failure(name, &error))
+}
+
+/// Opens a file, or an export by its URI.
+pub(crate) fn open_host(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
+    pollster::block_on(Disk::open_with(&HostFiles, path, options))
 }
 
 /// How an image is opened for reading.
@@ -49,6 +56,7 @@ pub(crate) fn options(
         caching,
         snapshot: snapshot.map(|wanted| find_snapshot(name, common, wanted)).transpose()?,
         offload: Some(worker_pool()?),
+        follow: follow(common),
         ..base
     })
 }
@@ -56,7 +64,7 @@ pub(crate) fn options(
 /// Opens an image that an option named; the error is in words.
 pub(crate) fn open_words(name: &ImageName) -> Result<Disk, String> {
     let options = OpenOptions { format: format(name), ..OpenOptions::local() };
-    Disk::open(&name.path, &options).map_err(|error| words(&error))
+    open_host(&name.path, &options).map_err(|error| words(&error))
 }
 
 /// Threads for decompression and the like.
@@ -73,7 +81,11 @@ pub(crate) fn sharing(common: &Common) -> Sharing {
 
 /// What the image may make us open.
 pub(crate) fn follow(common: &Common) -> Follow {
-    if common.untrusted { Follow::Nothing } else { Follow::LocalFiles }
+    match (common.untrusted, common.follows_nbd) {
+        (true, _) => Follow::Nothing,
+        (false, true) => Follow::LocalFilesAndNbd,
+        (false, false) => Follow::LocalFiles,
+    }
 }
 
 /// The format that the operator stated. Others were refused when the name was read.
@@ -102,7 +114,7 @@ pub(crate) fn find_snapshot(
 ) -> Result<String, Failure> {
     let cannot =
         |reason: &str| Failure::new(Kind::Open, format!("Failed to load snapshot: {reason}"));
-    let found = inspect(&name.path, format(name), sharing(common));
+    let found = inspect_with(&HostFiles, &name.path, format(name), sharing(common));
     let found = found.map_err(|error| failure(name, &error))?;
     let Some(qcow2) = found.qcow2 else {
         return Err(cannot(

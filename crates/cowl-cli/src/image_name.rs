@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::failure::{Failure, Kind};
+use crate::nbd_name;
 use crate::option_list::OptionList;
 
 /// How deep `backing.backing.…` may nest. Deeper chains come from images, not from command lines.
@@ -93,9 +94,13 @@ impl ImageName {
     /// more is for images that exist.
     pub(crate) fn new_file(operand: &OsStr) -> Result<PathBuf, String> {
         let given = operand.to_string_lossy();
-        match given.strip_prefix("json:") {
-            Some(_) => Err("Unknown protocol 'json'".into()),
-            None => Ok(parse_name(operand, &given)?.path),
+        let path = match given.strip_prefix("json:") {
+            Some(_) => return Err("Unknown protocol 'json'".into()),
+            None => parse_name(operand, &given)?.path,
+        };
+        match cowl::remote_uri(&path) {
+            Some(_) => Err("Protocol driver 'nbd' does not support creating new images".into()),
+            None => Ok(path),
         }
     }
 
@@ -133,6 +138,9 @@ fn parse_name(operand: &OsStr, given: &str) -> Result<ImageName, String> {
     if let Some(json) = given.strip_prefix("json:") {
         return from_keys(given, from_json(json)?, NESTING_MAX);
     }
+    if let Some(uri) = nbd_name::uri(given) {
+        return Ok(named(given, uri?.into()));
+    }
     let bytes = operand.as_bytes();
     let path = match bytes.iter().position(|byte| b":/".contains(byte)) {
         Some(at) if bytes[at] == b':' => match &bytes[..at] {
@@ -151,9 +159,12 @@ fn plain(given: &str, path: OsString) -> Result<ImageName, String> {
     if path.is_empty() {
         return Err("The 'file' block driver requires a file name".into());
     }
+    Ok(named(given, cowl::local_path(path.into())))
+}
+
+fn named(given: &str, path: PathBuf) -> ImageName {
     let backing = BackingChoice::FromImage;
-    let tuning = BTreeMap::new();
-    Ok(ImageName { given: given.into(), path: path.into(), format: None, backing, tuning })
+    ImageName { given: given.into(), path, format: None, backing, tuning: BTreeMap::new() }
 }
 
 fn from_list(text: &str) -> Result<Keys, String> {
@@ -242,9 +253,16 @@ fn from_keys(given: &str, mut keys: Keys, nesting_left: usize) -> Result<ImageNa
             return Err(format!("Block format '{format}' does not support the option '{key}'"));
         }
     }
-    let path = file_name(file)?;
+    let image = match file.get("driver").and_then(Option::as_deref) {
+        Some("nbd") => {
+            let mut keys = file;
+            keys.remove("driver");
+            named(given, nbd_name::from_keys(&keys)?.into())
+        }
+        _ => plain(given, file_name(file)?.into())?,
+    };
     let tuning = keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
-    Ok(ImageName { format, backing, tuning, ..plain(given, path.into())? })
+    Ok(ImageName { format, backing, tuning, ..image })
 }
 
 fn take_backing(
@@ -358,7 +376,8 @@ mod tests {
         for (text, name) in [("a", "a"), ("file:a", "a"), ("./a:b", "./a:b"), ("file:a:b", "a:b")] {
             assert_eq!(path(text), Ok(name.into()));
         }
-        assert_eq!(path("nbd:a:1"), Err("Unknown protocol 'nbd'".into()));
+        assert!(path("nbd:a:1").is_err_and(|reason| reason.contains("'nbd' does not support")));
+        assert_eq!(path("file:nbd://a"), Ok("./nbd://a".into()));
         assert_eq!(path("json:{}"), Err("Unknown protocol 'json'".into()));
     }
 

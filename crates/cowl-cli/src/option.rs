@@ -43,6 +43,7 @@ pub(crate) enum Flag {
     ExportName,
     FirstFormat,
     FlushInterval,
+    FollowNbd,
     ForceShare,
     Fork,
     Format,
@@ -202,6 +203,12 @@ pub(crate) const UNTRUSTED: Opt<Flag> = extension(long(
     Takes::Nothing,
     "The image comes from a stranger: open no other file that it names.",
 ));
+pub(crate) const FOLLOW_NBD: Opt<Flag> = extension(long(
+    Flag::FollowNbd,
+    &["follow-nbd"],
+    Takes::Nothing,
+    "Images may name exports of NBD servers (nbd://..., nbd+unix://...) as their backing files.",
+));
 pub(crate) const SOURCE_CACHE: Opt<Flag> = short(
     Flag::SourceCache,
     'T',
@@ -235,6 +242,8 @@ pub(crate) struct Common {
     pub(crate) force_share: bool,
     pub(crate) quiet: bool,
     pub(crate) untrusted: bool,
+    /// Images may name exports of NBD servers as their backing files.
+    pub(crate) follows_nbd: bool,
     pub(crate) output: OutputFormat,
     pub(crate) progress: ProgressMode,
     pub(crate) secrets: Vec<SecretObject>,
@@ -251,6 +260,7 @@ impl Common {
             Flag::ForceShare => self.force_share = true,
             Flag::Quiet => self.quiet = true,
             Flag::Untrusted => self.untrusted = true,
+            Flag::FollowNbd => self.follows_nbd = true,
             Flag::Output => self.output = parse_output(&given.text())?,
             Flag::Progress => self.progress = parse_progress(given)?,
             Flag::Errors => parse_errors(&given.text())?,

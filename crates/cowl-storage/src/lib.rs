@@ -30,6 +30,6 @@ pub use memory::MemoryStorage;
 pub use purpose::Purpose;
 pub use replacement::{Durability, Replacement, remove_unfinished};
 pub use storage::{
-    Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
+    Allocation, Blocking, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };
 pub use uring::UringStorage;

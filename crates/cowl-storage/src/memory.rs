@@ -259,6 +259,8 @@ fn parts(at: u64, length: usize) -> impl Iterator<Item = Part> {
     })
 }
 
+impl crate::Blocking for MemoryStorage {}
+
 impl Storage for MemoryStorage {
     fn capabilities(&self) -> Capabilities {
         Capabilities {

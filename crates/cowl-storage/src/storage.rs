@@ -201,3 +201,7 @@ pub trait Storage: Send + Sync + 'static {
     /// them changes anything any more. Requests made meanwhile may have to wait for it.
     fn settle(&self) -> impl Future<Output = ()>;
 }
+
+/// A storage whose futures complete on any thread, without a runtime around them: the blocking
+/// calls of a disk wait for them on the calling thread.
+pub trait Blocking: Storage {}

@@ -8,6 +8,7 @@ use std::process::Command;
 /// # Panics
 /// When one is missing and `COWL_REQUIRE_ORACLE` is 1.
 #[must_use]
+#[expect(clippy::print_stderr, reason = "a skipped conversation must be seen")]
 pub fn are_installed(programs: &[&str]) -> bool {
     let works = |program: &&str| {
         let found = Command::new(program).env("PATH", "/usr/bin:/bin").arg("--version").output();

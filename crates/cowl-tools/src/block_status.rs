@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 
-use cowl::{BlockDevice, Disk, Error, Extent, ExtentKind, HostOffset};
+use crate::host::{Disk, HostFile};
+use cowl::{BlockDevice, Error, Extent, ExtentKind, HostOffset};
 use cowl_block::RawImage;
 use cowl_format::{ByteCount, HostCluster};
 use cowl_qcow2::{Image, Layer};
-use cowl_storage::{FileStorage, Storage};
+use cowl_storage::Storage;
 use pollster::block_on;
 
 const SECTOR_BYTES: u64 = 512;
@@ -77,7 +78,7 @@ pub struct BlockStatuses<'a> {
 
 /// What matters about a layer.
 struct LayerFacts<'a> {
-    layer: Option<&'a Layer<FileStorage>>,
+    layer: Option<&'a Layer<HostFile>>,
     size: u64,
     /// Whether data may lie in holes; found out when it first matters.
     has_holes: Option<bool>,
@@ -174,7 +175,7 @@ impl<'a> BlockStatuses<'a> {
         &mut self,
         run: BlockStatus,
         host: HostOffset,
-        layer: &Layer<FileStorage>,
+        layer: &Layer<HostFile>,
     ) -> Result<(), Error> {
         let mut done = 0;
         while done < run.length {
@@ -240,7 +241,7 @@ fn zeros_behind_file(start: u64, length: u64, depth: u32) -> BlockStatus {
 }
 
 fn layers(disk: &Disk) -> Vec<LayerFacts<'_>> {
-    let raw = |raw: &RawImage<FileStorage>| LayerFacts {
+    let raw = |raw: &RawImage<HostFile>| LayerFacts {
         layer: None,
         size: BlockDevice::size(raw).get(),
         has_holes: None,
@@ -252,7 +253,7 @@ fn layers(disk: &Disk) -> Vec<LayerFacts<'_>> {
     }
 }
 
-fn qcow2_layers(image: &Image<FileStorage>) -> impl Iterator<Item = LayerFacts<'_>> {
+fn qcow2_layers(image: &Image<HostFile>) -> impl Iterator<Item = LayerFacts<'_>> {
     image.layers().iter().map(|layer| LayerFacts {
         layer: Some(layer),
         size: layer.size().get(),
@@ -262,7 +263,7 @@ fn qcow2_layers(image: &Image<FileStorage>) -> impl Iterator<Item = LayerFacts<'
 
 /// The file names of the layers that hold data, the top one first.
 pub(crate) fn layer_files(disk: &Disk) -> Vec<String> {
-    let name = |file: &FileStorage| file.name().to_string_lossy().into_owned();
+    let name = |file: &HostFile| file.name().to_string_lossy().into_owned();
     match (disk.qcow2(), disk.raw()) {
         (Some(image), _) => {
             let base = image.base().map(|base| name(base.storage()));
@@ -275,7 +276,7 @@ pub(crate) fn layer_files(disk: &Disk) -> Vec<String> {
 
 /// Whether so many more clusters are in use than the host has allocated that the rest must be
 /// preallocated. Looking for holes in any other image would cost a system call for each run.
-fn has_preallocated_metadata(layer: &Layer<FileStorage>) -> Result<bool, Error> {
+fn has_preallocated_metadata(layer: &Layer<HostFile>) -> Result<bool, Error> {
     let file = layer.file();
     let cluster_size = layer.header().geometry.cluster_size();
     let (length, allocated) = (block_on(file.len())?.get(), block_on(file.allocated())?.get());

@@ -3,10 +3,11 @@
 //! Runs that both disks know to be zero are not read; a run that only one of them stores has to
 //! hold zeros. Where both store something the two are read at the same time, from two threads.
 
-use cowl::{Disk, Error};
+use cowl::Error;
 use cowl_format::ByteCount;
 
 use crate::block_status::{BlockStatus, BlockStatuses, disk_size, read_at};
+use crate::host::Disk;
 use crate::progress::Progress;
 use crate::zero::is_zero;
 

@@ -5,13 +5,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cowl::{ByteCount, Caching, Disk, GuestOffset, HostOffset};
+use cowl::{ByteCount, Caching, GuestOffset, HostOffset};
 use cowl_qcow2::{Builder, BuilderFiles, CreateOptions};
 use cowl_storage::{Durability, FileStorage, IoBuffer, Purpose, Replacement, Storage};
 use pollster::block_on;
 
 use crate::block_status::{BlockStatuses, disk_size, read_at};
 use crate::convert::ConvertError;
+use crate::host::Disk;
 use crate::progress::Progress;
 use crate::zero::is_zero;
 

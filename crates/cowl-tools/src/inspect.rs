@@ -10,8 +10,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use cowl::{
-    Error, FileOptions, FileStorage, Follow, Format, Inspection, LockMode, Qcow2Inspection,
-    Refusal, Sharing, resolve_backing_name,
+    Error, FileOptions, Follow, Format, Inspection, LockMode, Qcow2Inspection, Refusal, Sharing,
+    StorageOpener, remote_uri, resolve_backing_name,
 };
 use cowl_format::limits::BACKING_DEPTH_MAX;
 use cowl_format::{
@@ -21,6 +21,7 @@ use cowl_format::{
 use cowl_storage::{IoBuffer, Purpose, Storage};
 use pollster::block_on;
 
+use crate::host::HostFiles;
 use crate::info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, NodeInfo, Qcow2Info,
     SnapshotInfo,
@@ -97,7 +98,7 @@ pub fn info_chain(path: &Path, options: InfoOptions) -> Result<Vec<ImageInfo>, I
 }
 
 fn look(path: &Path, format: Option<Format>, sharing: Sharing) -> Result<Inspection, InfoError> {
-    cowl::inspect(path, format, sharing)
+    cowl::inspect_with(&HostFiles, path, format, sharing)
         .map_err(|source| InfoError::Open { path: path.to_owned(), source })
 }
 
@@ -110,7 +111,11 @@ fn below(found: &Inspection, follow: Follow) -> Result<Option<(PathBuf, Option<F
     if follow == Follow::Nothing {
         return refuse(Refusal::Following { role: "backing file", name });
     }
-    let path = resolve_backing_name(&found.path, &backing.name)?;
+    let named = PathBuf::from(OsStr::from_bytes(&backing.name));
+    let path = match remote_uri(&named) {
+        Some(_) if follow == Follow::LocalFilesAndNbd => named,
+        _ => resolve_backing_name(&found.path, &backing.name)?,
+    };
     let Some(format) = &header.backing_format else {
         return refuse(Refusal::BackingFormatMissing { name });
     };
@@ -274,7 +279,7 @@ fn encrypt(found: &Inspection, header: &Header, warnings: &mut Vec<String>) -> O
 fn read_luks(path: &Path, header: &Header) -> Option<crate::info::LuksInfo> {
     let at = header.crypto_header?.offset;
     let options = FileOptions { lock: LockMode::None, ..FileOptions::read_only() };
-    let file = FileStorage::open(path, options).ok()?;
+    let file = HostFiles.open(path, options).ok()?;
     let buffer = IoBuffer::zeroed(luks::HEADER_BYTES);
     let (result, buffer) = block_on(file.read(at, buffer, Purpose::Header));
     result.ok()?;

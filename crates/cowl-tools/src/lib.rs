@@ -17,6 +17,7 @@ mod measure;
 mod tour;
 
 mod block_status;
+mod host;
 mod info;
 mod luks;
 mod progress;
@@ -36,6 +37,7 @@ pub use convert::{
 pub use cowl_qcow2::Preallocation;
 pub use create::{NewImage, create};
 pub use dd::{CountFrom, DdBlocks, DdRange, DdTarget, dd};
+pub use host::{Disk, HostFile, HostFiles};
 pub use info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, KeySlotInfo, LuksInfo, NodeInfo,
     Qcow2Info, SnapshotInfo,

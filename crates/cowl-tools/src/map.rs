@@ -1,8 +1,9 @@
 //! Where the bytes of a disk are stored.
 
-use cowl::{Disk, Error};
+use cowl::Error;
 
 use crate::block_status::{BlockStatus, BlockStatuses, layer_files};
+use crate::host::Disk;
 
 /// A run of guest bytes stored alike, and the file it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,13 +7,14 @@
 //! The size of refcount metadata depends on itself, because refcount blocks are counted too; it is
 //! the smallest fixed point, as QEMU computes it.
 
-use cowl::{Disk, Error};
+use cowl::Error;
 use cowl_format::{ByteCount, Version};
 use cowl_qcow2::{Preallocation, read_bitmaps};
 use pollster::block_on;
 use serde::Serialize;
 
 use crate::block_status::{BlockStatus, BlockStatuses, disk_size};
+use crate::host::Disk;
 
 const L1_TABLE_BYTES_MAX: u64 = 32 << 20;
 const L1_ENTRY_BYTES: u64 = 8;

@@ -5,7 +5,7 @@ use std::path::Path;
 use cowl_block::{BlockDevice, BlockError, DeviceResult, Extent, RawImage, ZeroRequest};
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_qcow2::{Image, Preallocation};
-use cowl_storage::{Allocation, FileStorage, IoBuffer, Purpose, Storage};
+use cowl_storage::{Allocation, Blocking, FileStorage, IoBuffer, Purpose, Storage};
 
 use crate::error::Error;
 use crate::format::Format;
@@ -24,7 +24,9 @@ impl Disk<FileStorage> {
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
         pollster::block_on(Self::open_with(&Files, path, options))
     }
+}
 
+impl<S: Blocking> Disk<S> {
     /// Fills `buffer` from byte `at` of the disk, on the calling thread.
     ///
     /// Any offset and length within the disk. After an error the content of `buffer` is

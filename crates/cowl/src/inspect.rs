@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use cowl_format::{BitmapDirectory, ByteCount, Header, SnapshotTable};
 use cowl_qcow2::{CheckProgress, CheckReport, Offload, read_bitmaps, read_header, read_snapshots};
-use cowl_storage::{FileOptions, FileStorage, LockMode, Storage};
+use cowl_storage::{Blocking, FileOptions, LockMode, Storage};
 
 use crate::error::{Error, Refusal};
 use crate::format::{Format, probe};
-use crate::open::Sharing;
+use crate::open::{Files, Sharing, StorageOpener};
 
 /// What a file says about itself.
 #[derive(Debug)]
@@ -51,12 +51,25 @@ impl Inspection {
 /// Reads what the file at `path` says about itself. Opens nothing else, and works for encrypted and
 /// damaged images as long as their header is sound.
 pub fn inspect(path: &Path, format: Option<Format>, sharing: Sharing) -> Result<Inspection, Error> {
+    inspect_with(&Files, path, format, sharing)
+}
+
+/// The same, with a file from `opener`.
+pub fn inspect_with<O>(
+    opener: &O,
+    path: &Path,
+    format: Option<Format>,
+    sharing: Sharing,
+) -> Result<Inspection, Error>
+where
+    O: StorageOpener<Storage: Blocking>,
+{
     pollster::block_on(async {
         let lock = match sharing {
             Sharing::NoWriters => LockMode::Info,
             Sharing::Anyone => LockMode::None,
         };
-        let (file, format) = open(path, format, lock).await?;
+        let (file, format) = open(opener, path, format, lock).await?;
         let qcow2 = match format {
             Format::Raw => None,
             Format::Qcow2 => {
@@ -81,12 +94,27 @@ pub fn check(
     offload: Option<Arc<dyn Offload>>,
     progress: &dyn CheckProgress,
 ) -> Result<CheckReport, Error> {
+    check_with(&Files, path, format, sharing, offload, progress)
+}
+
+/// The same, with a file from `opener`.
+pub fn check_with<O>(
+    opener: &O,
+    path: &Path,
+    format: Option<Format>,
+    sharing: Sharing,
+    offload: Option<Arc<dyn Offload>>,
+    progress: &dyn CheckProgress,
+) -> Result<CheckReport, Error>
+where
+    O: StorageOpener<Storage: Blocking>,
+{
     pollster::block_on(async {
         let lock = match sharing {
             Sharing::NoWriters => LockMode::ReadOnly,
             Sharing::Anyone => LockMode::ForceShare,
         };
-        let (file, format) = open(path, format, lock).await?;
+        let (file, format) = open(opener, path, format, lock).await?;
         if format != Format::Qcow2 {
             let refusal = Refusal::NotInRaw { what: "metadata to check" };
             return Err(Error::Refused { path: path.to_owned(), refusal });
@@ -96,12 +124,13 @@ pub fn check(
     })
 }
 
-async fn open(
+async fn open<O: StorageOpener>(
+    opener: &O,
     path: &Path,
     format: Option<Format>,
     lock: LockMode,
-) -> Result<(FileStorage, Format), Error> {
-    let file = FileStorage::open(path, FileOptions { lock, ..FileOptions::read_only() })?;
+) -> Result<(O::Storage, Format), Error> {
+    let file = opener.open(path, FileOptions { lock, ..FileOptions::read_only() })?;
     let format = match format {
         Some(format) => format,
         None => probe(&file).await?,

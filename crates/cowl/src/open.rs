@@ -18,7 +18,8 @@ use cowl_storage::{
 use crate::error::{Error, Refusal};
 use crate::format::{Format, probe};
 use crate::policy::{
-    BACKING, DATA_FILE, Follow, printable, resolve_backing_name, resolve_data_file_name,
+    BACKING, DATA_FILE, Follow, printable, remote_name, resolve_backing_name,
+    resolve_data_file_name,
 };
 
 /// How an image is shared with other processes while it is open.
@@ -318,7 +319,14 @@ impl<O: StorageOpener> Opening<'_, O> {
         if self.options.follow == Follow::Nothing {
             return refuse(Refusal::Following { role: BACKING, name });
         }
-        let path = resolve_backing_name(image, &reference.name)?;
+        let remote = match self.options.follow {
+            Follow::LocalFilesAndNbd => remote_name(&reference.name),
+            Follow::Nothing | Follow::LocalFiles => None,
+        };
+        let path = match remote {
+            Some(uri) => uri,
+            None => resolve_backing_name(image, &reference.name)?,
+        };
         let Some(format) = &header.backing_format else {
             return refuse(Refusal::BackingFormatMissing { name });
         };

@@ -17,6 +17,27 @@ pub enum Follow {
     Nothing,
     /// Plain local regular files whose format the image states.
     LocalFiles,
+    /// The same, and exports of NBD servers, where the opener knows them.
+    LocalFilesAndNbd,
+}
+
+/// The URI that `path` is, for openers that know such places: `nbd://...` and `nbd+unix://...`.
+/// A file of such a name is spelled `./nbd://...`.
+#[must_use]
+pub fn remote_uri(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| text.starts_with("nbd://") || text.starts_with("nbd+unix://"))
+}
+
+/// The name of a backing file that is the URI of an export.
+pub(crate) fn remote_name(name: &[u8]) -> Option<PathBuf> {
+    let path = PathBuf::from(OsStr::from_bytes(name));
+    remote_uri(&path).is_some().then_some(path)
+}
+
+/// The same path, spelled so that no opener takes it for a URI.
+#[must_use]
+pub fn local_path(path: PathBuf) -> PathBuf {
+    if remote_uri(&path).is_some() { Path::new(".").join(path) } else { path }
 }
 
 pub(crate) const BACKING: &str = "backing file";
@@ -29,13 +50,13 @@ pub(crate) const DATA_FILE: &str = "external data file";
 pub fn resolve_backing_name(image: &Path, name: &[u8]) -> Result<PathBuf, Error> {
     let plain = plain_name(image, name, BACKING)?;
     let folder = image.parent().unwrap_or(Path::new(""));
-    Ok(folder.join(plain))
+    Ok(local_path(folder.join(plain)))
 }
 
 /// The path of the external data file that `image` names `name`: relative names start at the
 /// working folder, as in QEMU, and not at the image's.
 pub fn resolve_data_file_name(image: &Path, name: &[u8]) -> Result<PathBuf, Error> {
-    plain_name(image, name, DATA_FILE)
+    Ok(local_path(plain_name(image, name, DATA_FILE)?))
 }
 
 fn plain_name(image: &Path, name: &[u8], role: &'static str) -> Result<PathBuf, Error> {
@@ -72,7 +93,7 @@ pub(crate) fn printable(name: &[u8]) -> String {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{resolve_backing_name, resolve_data_file_name};
+    use super::{remote_uri, resolve_backing_name, resolve_data_file_name};
 
     #[test]
     fn relative_backing_names_start_at_the_image() {
@@ -82,6 +103,15 @@ mod tests {
         assert_eq!(resolve("vm/top.qcow2", b"/base").unwrap(), PathBuf::from("/base"));
         assert_eq!(resolve("vm/a", b"file:b:c").unwrap(), PathBuf::from("vm/b:c"));
         assert_eq!(resolve("vm/a", b"dir/b:c").unwrap(), PathBuf::from("vm/dir/b:c"));
+    }
+
+    #[test]
+    fn a_file_whose_name_looks_like_a_uri_stays_a_file() {
+        let name = b"file:nbd://host/x";
+        let expected = PathBuf::from("./nbd://host/x");
+        assert_eq!(resolve_backing_name(Path::new("top.qcow2"), name).unwrap(), expected);
+        assert_eq!(resolve_data_file_name(Path::new("top.qcow2"), name).unwrap(), expected);
+        assert!(remote_uri(&expected).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cowl::{CheckProgress, CheckReport, Error, Refusal};
 use cowl_format::ByteCount;
-use cowl_tools::{CheckSummary, Progress};
+use cowl_tools::{CheckSummary, HostFiles, Progress};
 
 use crate::commands::Verb;
 use crate::disk;
@@ -134,7 +134,8 @@ fn check(options: &Options, session: &Session) -> Result<CheckReport, Failure> {
         Arc::clone(&session.output),
     );
     let (format, sharing) = (disk::format(image), disk::sharing(&options.common));
-    let report = cowl::check(&image.path, format, sharing, Some(pool), &Tables(&printer));
+    let report =
+        cowl::check_with(&HostFiles, &image.path, format, sharing, Some(pool), &Tables(&printer));
     if report.is_ok() {
         printer.complete();
     }

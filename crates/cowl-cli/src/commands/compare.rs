@@ -49,6 +49,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     option::FORCE_SHARE,
     option::OBJECT,
     option::UNTRUSTED,
+    option::FOLLOW_NBD,
     option::ERRORS,
 ];
 

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cowl::{BlockDevice, Caching, Disk};
+use cowl::{BlockDevice, Caching};
 use cowl_format::ByteCount;
 use cowl_storage::{Durability, Operation};
+use cowl_tools::Disk;
 use cowl_tools::{
     ConvertError, ConvertOptions, ConvertReport, ExistingTarget, TargetImage, ZeroDetection,
 };
@@ -166,6 +167,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     )),
     extension(long(Flag::Digest, &["digest"], Takes::Nothing, "Print the SHA-256 of the content.")),
     option::UNTRUSTED,
+    option::FOLLOW_NBD,
     option::ERRORS,
 ];
 

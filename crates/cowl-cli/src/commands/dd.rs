@@ -34,6 +34,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     option::OBJECT,
     option::PROGRESS,
     option::UNTRUSTED,
+    option::FOLLOW_NBD,
     option::ERRORS,
 ];
 

@@ -30,6 +30,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     option::OUTPUT,
     option::OBJECT,
     option::UNTRUSTED,
+    option::FOLLOW_NBD,
     option::ERRORS,
 ];
 

@@ -35,6 +35,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     option::OUTPUT,
     option::OBJECT,
     option::UNTRUSTED,
+    option::FOLLOW_NBD,
     option::ERRORS,
 ];
 
@@ -126,7 +127,7 @@ impl From<Failure> for Ended {
 }
 
 fn map(
-    disk: &cowl::Disk,
+    disk: &cowl_tools::Disk,
     options: &Options,
     print: impl FnMut(MapEntry) -> Result<(), Ended>,
 ) -> Result<(), Failure> {

@@ -57,6 +57,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     ),
     option::FORCE_SHARE,
     option::UNTRUSTED,
+    option::FOLLOW_NBD,
     option::ERRORS,
 ];
 

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 
 use cowl::{
-    Access, BlockDevice, ByteCount, Caching, Disk, Format, GuestOffset, OpenOptions, Preallocation,
+    Access, BlockDevice, ByteCount, Caching, Format, GuestOffset, OpenOptions, Preallocation,
     Sharing, ZeroRequest, has_image_magic,
 };
 use cowl_storage::IoBuffer;
+use cowl_tools::Disk;
 use pollster::block_on;
 
 use crate::disk;
@@ -75,7 +76,7 @@ impl Device {
             offload: Some(disk::worker_pool().map_err(|failure| failure.message)?),
             ..base
         };
-        let disk = Disk::open(&name.path, &options).map_err(|error| disk::words(&error))?;
+        let disk = disk::open_host(&name.path, &options).map_err(|error| disk::words(&error))?;
         let is_guessed_raw = options.format.is_none() && disk.format() == Format::Raw;
         Ok(Self { disk, name: name.clone(), settings, is_guessed_raw })
     }

@@ -113,6 +113,8 @@ impl fmt::Debug for FileStorage {
     }
 }
 
+impl crate::Blocking for FileStorage {}
+
 impl Storage for FileStorage {
     fn capabilities(&self) -> Capabilities {
         self.file.capabilities()

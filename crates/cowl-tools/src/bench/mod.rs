@@ -17,13 +17,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cowl::{
-    BlockDevice, BlockError, Disk, Error, FileOptions, Format, OpenOptions, StorageError,
-    StorageOpener,
+    BlockDevice, BlockError, Error, FileOptions, Format, OpenOptions, StorageError, StorageOpener,
 };
 use cowl_storage::UringStorage;
 use futures_util::future::join_all;
 use pollster::block_on;
 
+use crate::host::{Disk, HostFiles};
 use lane::{Course, lane};
 use report::Lap;
 
@@ -105,7 +105,7 @@ pub struct BenchTarget {
 
 enum Driven {
     Threads(Disk),
-    Ring(Disk<UringStorage>),
+    Ring(cowl::Disk<UringStorage>),
 }
 
 impl BenchTarget {
@@ -115,13 +115,15 @@ impl BenchTarget {
     /// When the disk cannot be opened.
     pub fn open(path: &Path, options: &OpenOptions, driver: BenchDriver) -> Result<Self, Error> {
         let runtime = match driver {
+            // An export has no descriptor that a ring could use.
+            _ if cowl::remote_uri(path).is_some() => None,
             BenchDriver::Threads => None,
             BenchDriver::Ring => compio::runtime::Runtime::new().ok(),
         };
         let disk = match runtime {
-            None => Driven::Threads(Disk::open(path, options)?),
+            None => Driven::Threads(block_on(Disk::open_with(&HostFiles, path, options))?),
             Some(runtime) => {
-                Driven::Ring(runtime.block_on(Disk::open_with(&Rings, path, options))?)
+                Driven::Ring(runtime.block_on(cowl::Disk::open_with(&Rings, path, options))?)
             }
         };
         Ok(Self { disk })
@@ -192,7 +194,7 @@ fn on_threads(disk: &Disk, options: &BenchOptions, start: Instant) -> Result<Lap
 }
 
 fn on_rings(
-    disk: &Disk<UringStorage>,
+    disk: &cowl::Disk<UringStorage>,
     options: &BenchOptions,
     start: Instant,
 ) -> Result<Lap, BenchError> {

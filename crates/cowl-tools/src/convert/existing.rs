@@ -8,11 +8,13 @@
 
 use std::path::Path;
 
-use cowl::{ByteCount, Disk, Follow, Format, OpenOptions, Qcow2Inspection, Sharing};
+use cowl::{ByteCount, Follow, Format, OpenOptions, Qcow2Inspection, Sharing};
 use cowl_format::{CompatibleFeatures, CryptMethod, IncompatibleFeatures};
 use cowl_qcow2::{CreateOptions, Preallocation};
 
 use crate::convert::options::{ConvertError, ConvertOptions, ExistingTarget, TargetImage};
+use crate::host::{Disk, HostFiles};
+use pollster::block_on;
 
 /// The image that will be replaced by one of its kind.
 pub(super) struct ExistingImage {
@@ -51,7 +53,7 @@ impl ExistingImage {
             sharing: Sharing::Anyone,
             ..OpenOptions::local()
         };
-        let disk = Disk::open(target, &open).map_err(failed)?;
+        let disk = block_on(Disk::open_with(&HostFiles, target, &open)).map_err(failed)?;
         let create = Box::new(same_kind(qcow2, target_size));
         let target = TargetImage::Qcow2 { create, preallocation: Preallocation::Off };
         let existing = ExistingTarget::Replace;

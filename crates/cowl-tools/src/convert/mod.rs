@@ -17,7 +17,7 @@ mod worker;
 use std::path::Path;
 use std::sync::Mutex;
 
-use cowl::{ByteCount, Disk};
+use cowl::ByteCount;
 
 pub use options::{
     ConvertError, ConvertOptions, ConvertReport, ExistingTarget, Salvaged, TargetImage,
@@ -30,6 +30,7 @@ use crate::convert::sink::Sink;
 use crate::convert::source::Source;
 use crate::convert::work_queue::WorkQueue;
 use crate::convert::worker::Worker;
+use crate::host::Disk;
 
 /// Copies the joined content of `sources` into a new image at `target`.
 ///

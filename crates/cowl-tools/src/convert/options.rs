@@ -144,6 +144,12 @@ pub enum ConvertError {
     /// The target cannot be written.
     #[error(transparent)]
     Write(#[from] BlockError),
+    /// The target is an export, which has to be there already.
+    #[error(
+        "Protocol driver 'nbd' does not support creating new images, so an existing image must be \
+         selected as the target of the write"
+    )]
+    RemoteTarget,
     /// The target is smaller than the sources.
     #[error("the target has {target} bytes, but the content has {size}")]
     TargetTooSmall {

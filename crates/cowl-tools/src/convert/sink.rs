@@ -4,20 +4,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cowl::{ByteCount, Disk, Files, Format, GuestOffset, HostOffset, OpenOptions};
+use cowl::{ByteCount, Format, GuestOffset, HostOffset, OpenOptions, StorageOpener};
 use cowl_format::CompressionType;
 use cowl_qcow2::{
     Builder, BuilderFiles, CompressedCluster, Compressor, CreateOptions, Preallocation,
 };
 use cowl_storage::{
-    Allocation, Durability, FileOptions, FileStorage, IoBuffer, LockMode, Purpose, Replacement,
-    Storage, ZeroMode,
+    Allocation, Durability, FileOptions, IoBuffer, LockMode, Purpose, Replacement, Storage,
+    ZeroMode,
 };
 use pollster::block_on;
 
 use crate::convert::options::{
     ConvertError, ConvertOptions, ExistingTarget, TargetImage, ZeroDetection,
 };
+use crate::host::{Disk, HostFile, HostFiles};
 use crate::zero::is_zero;
 
 /// Bytes of a raw file that are written or left out together, unless the caller says otherwise.
@@ -43,8 +44,8 @@ pub(super) struct Sink {
 }
 
 enum Image {
-    Raw { file: Arc<FileStorage>, knows_zero: bool, block: u64 },
-    Qcow2 { builder: Box<Builder<FileStorage>>, options: Box<CreateOptions>, has_backing: bool },
+    Raw { file: Arc<HostFile>, knows_zero: bool, block: u64 },
+    Qcow2 { builder: Box<Builder<HostFile>>, options: Box<CreateOptions>, has_backing: bool },
 }
 
 /// The file that the image is in.
@@ -52,14 +53,14 @@ enum Output {
     /// A new file that takes the target's name in the end.
     New(Replacement),
     /// The target itself.
-    Existing { path: PathBuf, file: Arc<FileStorage> },
+    Existing { path: PathBuf, file: Arc<HostFile> },
 }
 
 impl Output {
-    fn file(&self) -> &Arc<FileStorage> {
+    fn file(&self) -> Arc<HostFile> {
         match self {
-            Self::New(replacement) => replacement.file(),
-            Self::Existing { file, .. } => file,
+            Self::New(replacement) => HostFile::of(replacement),
+            Self::Existing { file, .. } => Arc::clone(file),
         }
     }
 
@@ -84,7 +85,7 @@ impl Sink {
         let mut data = None;
         let image = match &options.target {
             TargetImage::Raw { preallocation } => {
-                let file = Arc::clone(output.file());
+                let file = output.file();
                 let knows_zero = prepare_raw(&file, options, *preallocation, size)?;
                 let block = match options.zeros {
                     ZeroDetection::Off => u64::MAX,
@@ -94,7 +95,7 @@ impl Sink {
             }
             TargetImage::Qcow2 { create, preallocation } => {
                 data = crate::create::data_file(create)?;
-                let data = data.as_ref().map(|data| Arc::clone(data.file()));
+                let data = data.as_ref().map(HostFile::of);
                 Self::start_qcow2(&output, data, create, *preallocation)?
             }
         };
@@ -103,7 +104,7 @@ impl Sink {
 
     fn start_qcow2(
         output: &Output,
-        data: Option<Arc<FileStorage>>,
+        data: Option<Arc<HostFile>>,
         create: &CreateOptions,
         preallocation: Preallocation,
     ) -> Result<Image, ConvertError> {
@@ -111,7 +112,7 @@ impl Sink {
             let size = ByteCount::new(create.rounded_size());
             block_on(data.set_len(size, Purpose::FileLength))?;
         }
-        let files = BuilderFiles { image: Arc::clone(output.file()), data };
+        let files = BuilderFiles { image: output.file(), data };
         let builder = Builder::new(files, create)?;
         let everything = preallocation != Preallocation::Off || create.data_file_raw;
         if everything && create.backing.is_some() && !create.extended_l2 {
@@ -176,9 +177,12 @@ impl Sink {
         let (Image::Raw { file, .. }, Some(raw)) = (&self.image, disk.raw()) else {
             return Ok(false);
         };
+        let (Some(file), Some(source)) = (file.as_file(), raw.storage().as_file()) else {
+            return Ok(false);
+        };
         let length = ByteCount::new(range.end - range.start);
         let (from, to) = (HostOffset::new(at), HostOffset::new(range.start));
-        Ok(file.copy_range(raw.storage(), from, to, length, Purpose::GuestData)?)
+        Ok(file.copy_range(source, from, to, length, Purpose::GuestData)?)
     }
 
     /// Stores a chunk without its zeros.
@@ -244,7 +248,7 @@ impl Written {
             data_file: self.data.as_ref().map(|data| data.temporary_path().to_owned()),
             ..OpenOptions::local()
         };
-        block_on(Disk::open_with(&Files, self.output.path(), &options))
+        block_on(Disk::open_with(&HostFiles, self.output.path(), &options))
     }
 
     /// Makes it durable and gives it its name.
@@ -265,6 +269,10 @@ impl Written {
 }
 
 fn open_output(target: &Path, options: &ConvertOptions) -> Result<Output, ConvertError> {
+    let is_remote = cowl::remote_uri(target).is_some();
+    if is_remote && options.existing == ExistingTarget::Replace {
+        return Err(ConvertError::RemoteTarget);
+    }
     let is_device = std::fs::metadata(target).is_ok_and(|metadata| !metadata.is_file());
     if options.existing == ExistingTarget::Replace && !is_device {
         return Ok(Output::New(Replacement::create(target, options.caching)?));
@@ -274,13 +282,13 @@ fn open_output(target: &Path, options: &ConvertOptions) -> Result<Output, Conver
         lock: LockMode::ReadWrite,
         ..FileOptions::read_write()
     };
-    let file = Arc::new(FileStorage::open(target, file_options)?);
+    let file = Arc::new(HostFiles.open(target, file_options)?);
     Ok(Output::Existing { path: target.to_owned(), file })
 }
 
 /// Brings a raw target to its size. Returns whether all of it is known to read as zeros.
 fn prepare_raw(
-    file: &FileStorage,
+    file: &HostFile,
     options: &ConvertOptions,
     preallocation: Preallocation,
     size: u64,
@@ -304,7 +312,7 @@ fn prepare_raw(
     Ok(true)
 }
 
-fn write_zeros(builder: &Builder<FileStorage>, range: Range<u64>) -> Result<(), ConvertError> {
+fn write_zeros(builder: &Builder<HostFile>, range: Range<u64>) -> Result<(), ConvertError> {
     let step = (1 << 20).max(builder.geometry().cluster_size());
     let mut at = range.start;
     while at < range.end {
@@ -319,7 +327,7 @@ fn write_zeros(builder: &Builder<FileStorage>, range: Range<u64>) -> Result<(), 
 /// Writes the blocks of a chunk that are not zero; zeros only where the file may hold something
 /// else.
 fn store_raw(
-    file: &FileStorage,
+    file: &HostFile,
     chunk: Chunk,
     knows_zero: bool,
     block: u64,
@@ -347,7 +355,7 @@ fn store_raw(
 }
 
 /// Writes without a copy where the driver takes borrowed bytes.
-fn write_part(file: &FileStorage, at: HostOffset, bytes: &[u8]) -> Result<(), ConvertError> {
+fn write_part(file: &HostFile, at: HostOffset, bytes: &[u8]) -> Result<(), ConvertError> {
     if let Some(result) = file.try_write(at, bytes, Purpose::GuestData) {
         return Ok(result?);
     }
@@ -376,7 +384,7 @@ fn runs(
 
 /// The chunk with its last cluster filled up by zeros, when the sources end within it and the disk
 /// goes on behind them.
-fn whole_clusters(chunk: Chunk, builder: &Builder<FileStorage>) -> Chunk {
+fn whole_clusters(chunk: Chunk, builder: &Builder<HostFile>) -> Chunk {
     let end = chunk.at + chunk.buffer.len() as u64;
     let cluster_end = end.next_multiple_of(builder.geometry().cluster_size());
     let missing = cluster_end.min(builder.size().get()).saturating_sub(end);
@@ -391,7 +399,7 @@ fn whole_clusters(chunk: Chunk, builder: &Builder<FileStorage>) -> Chunk {
 
 /// Stores clusters in a qcow2 image.
 struct ClusterWriter<'a> {
-    builder: &'a Builder<FileStorage>,
+    builder: &'a Builder<HostFile>,
     has_backing: bool,
     skip_zeros: bool,
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use cowl::{BlockDevice, Disk, Error, Extent, GuestOffset};
+use crate::host::Disk;
+use cowl::{BlockDevice, Error, Extent, GuestOffset};
 
 /// The joined sources.
 pub(super) struct Source<'a> {
