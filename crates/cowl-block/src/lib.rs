@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod dirty_bitmap;
 mod error;
 mod extent;
 mod raw;
 
 pub use device::{BlockDevice, DeviceResult, ZeroRequest};
+pub use dirty_bitmap::{BitmapChunk, DirtyBitmap, DirtyRun};
 pub use error::BlockError;
 pub use extent::{Extent, ExtentKind};
 pub use raw::{RawImage, RawOptions};

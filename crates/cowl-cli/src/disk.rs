@@ -1,7 +1,6 @@
 //! From an image name to an open disk, and from the library's errors to qemu-img's words.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use cowl::{
@@ -9,7 +8,7 @@ use cowl::{
     WorkerPool, inspect_with,
 };
 use cowl_storage::Operation;
-use cowl_tools::{Disk, HostFiles};
+use cowl_tools::{Disk, HostFiles, open_disk};
 
 use crate::failure::{Failure, Kind};
 use crate::image_name::{BackingChoice, ImageName, could_not_open};
@@ -33,12 +32,7 @@ pub(crate) fn open_cached(
     caching: Caching,
 ) -> Result<Disk, Failure> {
     let options = options(name, common, snapshot, caching)?;
-    open_host(&name.path, &options).map_err(|error| failure(name, &error))
-}
-
-/// Opens a file, or an export by its URI.
-pub(crate) fn open_host(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
-    pollster::block_on(Disk::open_with(&HostFiles, path, options))
+    open_disk(&name.path, &options).map_err(|error| failure(name, &error))
 }
 
 /// How an image is opened for reading.
@@ -64,7 +58,7 @@ pub(crate) fn options(
 /// Opens an image that an option named; the error is in words.
 pub(crate) fn open_words(name: &ImageName) -> Result<Disk, String> {
     let options = OpenOptions { format: format(name), ..OpenOptions::local() };
-    open_host(&name.path, &options).map_err(|error| words(&error))
+    open_disk(&name.path, &options).map_err(|error| words(&error))
 }
 
 /// Threads for decompression and the like.

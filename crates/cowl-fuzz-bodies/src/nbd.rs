@@ -23,6 +23,7 @@ impl Catalogue for OneExport {
             size: SIZE,
             read_only: false,
             preferred_block: 4096,
+            bitmaps: vec!["b0".to_owned()],
         };
         (name.is_empty() || name == b"a").then_some(((), facts))
     }

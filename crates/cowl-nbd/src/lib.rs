@@ -15,6 +15,7 @@ mod server;
 
 pub use client::{ConnectError, NbdStorage, NbdUri, UriError};
 pub use protocol::handshake::TlsPolicy;
+pub use protocol::limits::BITMAP_COUNT_MAX;
 pub use server::{
     Clients, Export, Exports, FastZero, Listener, Server, ServerOptions, ServerStats, Tls, TlsError,
 };

@@ -16,6 +16,7 @@ mod open;
 mod writable;
 
 mod background;
+mod bitmap;
 mod close;
 mod first_write;
 mod resize;
@@ -45,6 +46,7 @@ mod interleavings;
 #[cfg(all(test, not(feature = "interleavings")))]
 mod weak_memory;
 
+pub use bitmap::BitmapError;
 pub use cache::{
     AsyncLruCache, AsyncLruCacheBackend, CacheDependency, CacheLimits, Charge, L2CacheBackend,
     L2Table, MetadataCaches, RefBlock, RefBlockCacheBackend,

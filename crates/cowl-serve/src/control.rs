@@ -91,6 +91,9 @@ struct AddExport {
     #[serde(default = "yes")]
     discard: bool,
     detect_zeroes: Option<String>,
+    /// Dirty bitmaps that clients can ask about.
+    #[serde(default)]
+    bitmaps: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -105,7 +108,7 @@ const HELP: &[(&str, &str)] = &[
     (
         "add-export",
         "image, export, [format, read-only, temporary, load-snapshot, offset, size, description, \
-         discard, detect-zeroes]",
+         discard, detect-zeroes, bitmaps]",
     ),
     ("remove-export", "export, [force] - new clients do not get it; with force all are cut"),
     ("resize", "export, size - change the size of its disk, in bytes"),
@@ -280,6 +283,7 @@ impl Additions {
             content,
             start: new.offset,
             length: new.size,
+            bitmaps: new.bitmaps,
             rules: Rules { discard: new.discard, detect_zeros, ..Rules::standard() },
             ..ExportOptions::whole(new.export, &new.image, open)
         })

@@ -15,7 +15,7 @@ use cowl_nbd::{Listener, Server, ServerOptions};
 use crate::control::{self, Additions};
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
-use crate::export::ExportOptions;
+use crate::export::{Bitmaps, ExportOptions};
 use crate::http::MetricsListener;
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
@@ -80,7 +80,7 @@ impl Daemon {
         let runtime = Runtime::new().map_err(ServeError::host("Could not set up a ring"))?;
         let opened = runtime.block_on(open_all(exports))?;
         let mut disks: Vec<DiskRef> = Vec::new();
-        for (_, disk) in &opened {
+        for (_, disk, _) in &opened {
             if !disks.iter().any(|known| known.is_same(disk)) {
                 disks.push(disk.clone());
             }
@@ -162,21 +162,22 @@ pub fn remove_leftovers(paths: &[PathBuf]) {
 
 async fn open_all(
     exports: Vec<ExportOptions>,
-) -> Result<Vec<(ExportOptions, DiskRef)>, ServeError> {
-    let mut opened: Vec<(ExportOptions, DiskRef)> = Vec::new();
+) -> Result<Vec<(ExportOptions, DiskRef, Bitmaps)>, ServeError> {
+    let mut opened: Vec<(ExportOptions, DiskRef, Bitmaps)> = Vec::new();
     for options in exports {
-        if opened.iter().any(|(known, _)| known.name == options.name) {
+        if opened.iter().any(|(known, ..)| known.name == options.name) {
             return Err(ServeError::NameTaken { name: options.name });
         }
-        let shared = opened.iter().find(|(known, _)| known.shares_disk_with(&options));
+        let shared = opened.iter().find(|(known, ..)| known.shares_disk_with(&options));
         let disk = match shared {
-            Some((_, disk)) => {
+            Some((_, disk, _)) => {
                 options.check_window(cowl::BlockDevice::size(&disk.disk).get())?;
                 disk.clone()
             }
             None => options.open().await?,
         };
-        opened.push((options, disk));
+        let bitmaps = options.read_bitmaps(&disk).await?;
+        opened.push((options, disk, bitmaps));
     }
     Ok(opened)
 }

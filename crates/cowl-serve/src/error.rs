@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use cowl::BlockError;
+use cowl_nbd::BITMAP_COUNT_MAX;
+use cowl_qcow2::BitmapError;
 
 use crate::sandbox::SandboxError;
 
@@ -46,6 +48,20 @@ pub enum ServeError {
         name: String,
         /// Size of the disk in bytes.
         size: u64,
+    },
+    /// A dirty bitmap cannot be shown.
+    #[error("{source}")]
+    Bitmap {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        source: BitmapError,
+    },
+    /// More bitmaps than the protocol's contexts have room for.
+    #[error("the export '{name}' has more than {BITMAP_COUNT_MAX} bitmaps")]
+    TooManyBitmaps {
+        /// The export.
+        name: String,
     },
     /// A path of the daemon's own could not be used.
     #[error("{what} '{}': {source}", path.display())]

@@ -1,12 +1,18 @@
 //! What is asked for: an image, what of it is shown, under which name and rules.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use cowl::{Access, Disk, OpenOptions};
+use cowl::{Access, DirtyBitmap, Disk, OpenOptions};
+use cowl_nbd::BITMAP_COUNT_MAX;
+use cowl_qcow2::BitmapError;
 
 use crate::disk::{DiskRef, Rings, Rules};
 use crate::error::ServeError;
 use crate::overlay;
+
+/// Bitmaps with their names.
+pub(crate) type Bitmaps = Vec<(String, Arc<DirtyBitmap>)>;
 
 /// What clients change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub struct ExportOptions {
     pub length: Option<u64>,
     /// How requests are carried out.
     pub rules: Rules,
+    /// Names of persistent dirty bitmaps that clients can ask about.
+    pub bitmaps: Vec<String>,
 }
 
 impl ExportOptions {
@@ -51,6 +59,7 @@ impl ExportOptions {
             start: 0,
             length: None,
             rules: Rules::standard(),
+            bitmaps: Vec::new(),
         }
     }
 
@@ -65,6 +74,24 @@ impl ExportOptions {
         };
         self.check_window(cowl::BlockDevice::size(&disk).get())?;
         Ok(DiskRef::new(self.path.clone(), disk))
+    }
+
+    /// Reads the bitmaps that clients can ask about.
+    pub(crate) async fn read_bitmaps(&self, disk: &DiskRef) -> Result<Bitmaps, ServeError> {
+        if BITMAP_COUNT_MAX < self.bitmaps.len() {
+            return Err(ServeError::TooManyBitmaps { name: self.name.clone() });
+        }
+        let mut bitmaps = Vec::new();
+        for name in &self.bitmaps {
+            let read = match disk.disk.qcow2() {
+                Some(image) => image.dirty_bitmap(name).await,
+                None => Err(BitmapError::NotFound { name: name.clone() }),
+            };
+            let path = || self.path.clone();
+            let bitmap = read.map_err(|source| ServeError::Bitmap { path: path(), source })?;
+            bitmaps.push((name.clone(), Arc::new(bitmap)));
+        }
+        Ok(bitmaps)
     }
 
     /// Refuses a window that a disk of `size` bytes does not have.

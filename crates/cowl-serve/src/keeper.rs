@@ -75,7 +75,8 @@ impl Keeper {
     pub(crate) async fn add(&self, options: ExportOptions) -> Result<(), ServeError> {
         let ground = self.table.ground(&options).await?;
         let disk = ground.disk().clone();
-        let added = self.table.add(options, disk.clone());
+        let bitmaps = options.read_bitmaps(&disk).await?;
+        let added = self.table.add(options, disk.clone(), bitmaps);
         match (ground, added) {
             (Ground::New(_), Ok(())) => self.keep(disk),
             // Somebody was faster with that name. Nothing was changed through this disk.

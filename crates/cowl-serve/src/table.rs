@@ -10,7 +10,7 @@ use cowl_nbd::{Clients, Export, Exports, FastZero, Server};
 use crate::counters::Counters;
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
-use crate::export::ExportOptions;
+use crate::export::{Bitmaps, ExportOptions};
 
 /// An export that clients can have.
 #[derive(Clone)]
@@ -43,7 +43,11 @@ impl Ground {
 }
 
 /// The export as the NBD server has it.
-pub(crate) fn nbd_export(options: &ExportOptions, served: ServedDisk) -> Export<ServedDisk> {
+pub(crate) fn nbd_export(
+    options: &ExportOptions,
+    served: ServedDisk,
+    bitmaps: Bitmaps,
+) -> Export<ServedDisk> {
     // Zeros are metadata in qcow2 and a hole in a file; on a device they may be writes.
     Export {
         description: options.description.clone(),
@@ -51,6 +55,7 @@ pub(crate) fn nbd_export(options: &ExportOptions, served: ServedDisk) -> Export<
         length: options.length,
         read_only: options.is_read_only(),
         fast_zero: FastZero::Always,
+        bitmaps,
         ..Export::whole(options.name.clone(), Arc::new(served))
     }
 }
@@ -92,12 +97,17 @@ impl ExportTable {
     }
 
     /// Shows a new export to clients.
-    pub(crate) fn add(&self, options: ExportOptions, disk: DiskRef) -> Result<(), ServeError> {
+    pub(crate) fn add(
+        &self,
+        options: ExportOptions,
+        disk: DiskRef,
+        bitmaps: Bitmaps,
+    ) -> Result<(), ServeError> {
         let served = ServedDisk::new(disk.clone(), options.rules);
         let counters = Arc::clone(&served.counters);
         let name = options.name.clone();
         let mut entries = self.lock();
-        if self.server.exports().add(nbd_export(&options, served)).is_err() {
+        if self.server.exports().add(nbd_export(&options, served, bitmaps)).is_err() {
             return Err(ServeError::NameTaken { name });
         }
         entries.insert(name, Entry { options, disk, counters });
@@ -144,13 +154,13 @@ impl ExportTable {
 
 /// The exports with which a server starts.
 pub(crate) fn exports(
-    entries: impl IntoIterator<Item = (ExportOptions, DiskRef)>,
+    entries: impl IntoIterator<Item = (ExportOptions, DiskRef, Bitmaps)>,
 ) -> (Exports<ServedDisk>, Vec<Entry>) {
     let (mut exports, mut known) = (Vec::new(), Vec::new());
-    for (options, disk) in entries {
+    for (options, disk, bitmaps) in entries {
         let served = ServedDisk::new(disk.clone(), options.rules);
         let counters = Arc::clone(&served.counters);
-        exports.push(nbd_export(&options, served));
+        exports.push(nbd_export(&options, served, bitmaps));
         known.push(Entry { options, disk, counters });
     }
     (Exports::new(exports), known)

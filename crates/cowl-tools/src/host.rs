@@ -4,7 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use cowl::{Access, ByteCount, FileOptions, FileStorage, HostOffset, StorageError, StorageOpener};
+use cowl::{
+    Access, ByteCount, Error, FileOptions, FileStorage, HostOffset, OpenOptions, StorageError,
+    StorageOpener,
+};
 use cowl_nbd::{ConnectError, NbdStorage, NbdUri};
 use cowl_storage::{
     Allocation, Blocking, Capabilities, FileIdentity, HostExtent, IoBuffer, IoResult, Operation,
@@ -13,6 +16,14 @@ use cowl_storage::{
 
 /// A disk of the tools: on files, or on exports.
 pub type Disk = cowl::Disk<HostFile>;
+
+/// Opens the disk at `path`, which may be the URI of an export.
+///
+/// # Errors
+/// When it, or something that it stands on, cannot be opened or may not be by `options`.
+pub fn open_disk(path: &Path, options: &OpenOptions) -> Result<Disk, Error> {
+    pollster::block_on(Disk::open_with(&HostFiles, path, options))
+}
 
 /// A file, or an export that stands for one.
 pub enum HostFile {

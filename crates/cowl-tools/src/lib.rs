@@ -37,7 +37,7 @@ pub use convert::{
 pub use cowl_qcow2::Preallocation;
 pub use create::{NewImage, create};
 pub use dd::{CountFrom, DdBlocks, DdRange, DdTarget, dd};
-pub use host::{Disk, HostFile, HostFiles};
+pub use host::{Disk, HostFile, HostFiles, open_disk};
 pub use info::{
     BitmapInfo, ChildInfo, EncryptInfo, FormatSpecific, ImageInfo, KeySlotInfo, LuksInfo, NodeInfo,
     Qcow2Info, SnapshotInfo,

@@ -259,7 +259,7 @@ mod tests {
     fn files_survive_the_way_into_a_compressed_image() {
         let tour = Tour::prepare(Path::new("/proc/self/exe")).unwrap();
         let disk =
-            cowl::Disk::open(&tour.folder().join("disk.raw"), &cowl::OpenOptions::local()).unwrap();
+            crate::open_disk(&tour.folder().join("disk.raw"), &cowl::OpenOptions::local()).unwrap();
         let options = ConvertOptions {
             target: TargetImage::Qcow2 {
                 create: Box::new(CreateOptions::new(ByteCount::new(DISK_BYTES))),

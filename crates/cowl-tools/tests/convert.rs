@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cowl::{BlockDevice, ByteCount, Caching, Disk, OpenOptions};
+use cowl::{BlockDevice, ByteCount, Caching, OpenOptions};
 use cowl_qcow2::{CreateOptions, Preallocation};
 use cowl_storage::Durability;
+use cowl_tools::Disk;
 use cowl_tools::{
     ConvertError, ConvertOptions, ExistingTarget, NewImage, TargetImage, Unwatched, ZeroDetection,
     convert, create,
@@ -74,7 +75,7 @@ fn options(target: TargetImage) -> ConvertOptions {
 }
 
 fn open(path: &Path) -> Disk {
-    Disk::open(path, &OpenOptions::local()).unwrap()
+    cowl_tools::open_disk(path, &OpenOptions::local()).unwrap()
 }
 
 fn bytes_of(path: &Path) -> Vec<u8> {

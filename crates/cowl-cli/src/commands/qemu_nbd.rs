@@ -40,7 +40,13 @@ const OPTIONS: &[Opt<Flag>] = &[
         Takes::Nothing,
         "Tell the depth of allocation; every client that asks is told in any case.",
     ),
-    short(Flag::Bitmap, 'B', &["bitmap"], Takes::Value("NAME"), "Not available."),
+    short(
+        Flag::Bitmap,
+        'B',
+        &["bitmap"],
+        Takes::Value("NAME"),
+        "Expose a persistent dirty bitmap.",
+    ),
     short(
         Flag::Connect,
         'c',
@@ -157,6 +163,7 @@ struct Options {
     temporary: bool,
     name: String,
     description: String,
+    bitmaps: Vec<String>,
     start: u64,
     offset: String,
     socket: Option<PathBuf>,
@@ -188,6 +195,7 @@ impl Options {
             temporary: false,
             name: String::new(),
             description: String::new(),
+            bitmaps: Vec::new(),
             start: 0,
             offset: "0".to_owned(),
             socket: None,
@@ -215,6 +223,7 @@ impl Options {
             Flag::ReadOnly => self.settings.read_only = true,
             // Every client that asks for it gets it.
             Flag::AllocationDepth => {}
+            Flag::Bitmap => self.bitmaps.push(text()),
             Flag::Snapshot => self.temporary = true,
             Flag::LoadSnapshot => self.snapshot = Some(SnapshotName::parse(&text())?),
             Flag::NoCache => {
@@ -261,7 +270,6 @@ impl Options {
                 let message = format!("-c and -d are not available in this version: {reason}");
                 return Err(Failure::new(Kind::NotAvailable, message).into());
             }
-            Flag::Bitmap => "-B (a dirty bitmap as a metadata context)",
             Flag::List => "-L (listing the exports of a server)",
             Flag::TlsHostname => "--tls-hostname",
             Flag::TlsAuthz => "--tls-authz",
@@ -330,6 +338,7 @@ impl Options {
             length: None,
             detect_zeros,
             cache: CacheLimits::STANDARD,
+            bitmaps: self.bitmaps.clone(),
         })
     }
 }

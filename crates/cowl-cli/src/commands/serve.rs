@@ -88,12 +88,20 @@ const OPTIONS: &[Opt<Flag>] = &[
         "The export begins at this byte of the disk.",
     ),
     long(Flag::Size, &["size"], Takes::Value("SIZE"), "The export has this many bytes."),
+    short(
+        Flag::Bitmap,
+        'B',
+        &["bitmap"],
+        Takes::Value("NAME"),
+        "Clients can ask about this persistent dirty bitmap (qemu:dirty-bitmap:NAME). The image \
+         has to be served read-only where the bitmap records writes. May be given again.",
+    ),
     long(
         Flag::Export,
         &["export"],
         Takes::Value("LIST"),
         "An export of its own: image=FILE with any of name, description, format, read-only, \
-         snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes. May be given again.",
+         snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes, bitmap. May be given again.",
     ),
     short(
         Flag::Shared,
@@ -246,6 +254,7 @@ struct Options {
     description: String,
     start: u64,
     length: Option<u64>,
+    bitmaps: Vec<String>,
     exports: Vec<String>,
     sockets: Vec<PathBuf>,
     host: Option<String>,
@@ -280,6 +289,7 @@ impl Options {
             description: String::new(),
             start: 0,
             length: None,
+            bitmaps: Vec::new(),
             exports: Vec::new(),
             sockets: Vec::new(),
             host: None,
@@ -317,6 +327,7 @@ impl Options {
             Flag::Description => self.description = export_text(&text())?,
             Flag::Offset => self.start = number::size("offset", &text())?,
             Flag::Size => self.length = Some(number::size("size", &text())?),
+            Flag::Bitmap => self.bitmaps.push(text()),
             Flag::Export => self.exports.push(text()),
             Flag::Shared => self.connections_max = serve::connections(&text())?,
             Flag::Persistent => self.until = persistent(given)?,
@@ -414,6 +425,7 @@ impl Options {
             length: self.length,
             detect_zeros: detect_zeros?,
             cache: self.cache,
+            bitmaps: self.bitmaps.clone(),
         })
     }
 
@@ -443,6 +455,7 @@ impl Options {
                 "size" => request.length = Some(number::size("size", value)?),
                 "cache" => request.settings.set_cache(value).map_err(wrong)?,
                 "discard" => request.settings.set_discard(value).map_err(wrong)?,
+                "bitmap" => request.bitmaps.push(value.to_owned()),
                 "detect-zeroes" => detect_zeroes = Some(value),
                 _ => return Err(wrong(format!("there is no option '{key}'"))),
             }

@@ -76,7 +76,8 @@ impl Device {
             offload: Some(disk::worker_pool().map_err(|failure| failure.message)?),
             ..base
         };
-        let disk = disk::open_host(&name.path, &options).map_err(|error| disk::words(&error))?;
+        let disk =
+            cowl_tools::open_disk(&name.path, &options).map_err(|error| disk::words(&error))?;
         let is_guessed_raw = options.format.is_none() && disk.format() == Format::Raw;
         Ok(Self { disk, name: name.clone(), settings, is_guessed_raw })
     }

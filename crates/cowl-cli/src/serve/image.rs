@@ -27,6 +27,8 @@ pub(crate) struct ImageRequest {
     pub(crate) length: Option<u64>,
     pub(crate) detect_zeros: DetectZeros,
     pub(crate) cache: CacheLimits,
+    /// Dirty bitmaps that clients can ask about.
+    pub(crate) bitmaps: Vec<String>,
 }
 
 impl ImageRequest {
@@ -74,6 +76,7 @@ impl ImageRequest {
             start: self.start,
             length: self.length,
             rules,
+            bitmaps: self.bitmaps,
             ..ExportOptions::whole(self.export, &self.image.path, open)
         })
     }

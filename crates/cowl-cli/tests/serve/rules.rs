@@ -150,3 +150,58 @@ second.pread(512, 0)
     program(daemon.path(), "nbdsh", &["-u", &uri, "-c", &script]);
     daemon.finish();
 }
+
+#[test]
+fn clients_can_ask_about_dirty_bitmaps_as_qemu_nbd_tells_them() {
+    if !are_installed(&["nbdinfo", "qemu-nbd", "qemu-io"]) {
+        return;
+    }
+    let folder = images();
+    let script = "qemu-img bitmap --add -g 64k disk.qcow2 b0 && \
+                  qemu-io -c 'write 1M 3M' -c 'write 40M 100k' disk.qcow2 && \
+                  qemu-img bitmap --add -g 512 disk.qcow2 b1 && \
+                  qemu-img bitmap --disable disk.qcow2 b1 && \
+                  qemu-img bitmap --add disk.qcow2 b2 && \
+                  qemu-io -c 'write 5k 1k' disk.qcow2";
+    program(folder.path(), "sh", &["-c", script]);
+    let map = |uri: &str, folder: &std::path::Path, name: &str| {
+        let context = format!("--map=qemu:dirty-bitmap:{name}");
+        program(folder, "nbdinfo", &[&context, "--json", uri])
+    };
+    // What qemu-nbd says of the same bitmaps.
+    let socket = folder.path().join("theirs");
+    let mut theirs = std::process::Command::new("qemu-nbd")
+        .args(["-t", "-r", "-B", "b0", "-B", "b1", "-B", "b2", "-k"])
+        .arg(&socket)
+        .args(["-f", "qcow2", "disk.qcow2"])
+        .current_dir(folder.path())
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        assert!(theirs.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let expected = ["b0", "b1", "b2"].map(|name| map(&uri, folder.path(), name));
+    theirs.kill().unwrap();
+    theirs.wait().unwrap();
+    let arguments = ["-r", "-B", "b0", "-B", "b1", "-B", "b2", "disk.qcow2"];
+    let daemon = Daemon::start_in(folder, &arguments);
+    let found = ["b0", "b1", "b2"].map(|name| map(&daemon.uri(""), daemon.path(), name));
+    assert_eq!(found, expected);
+    assert!(expected[0].contains("\"dirty\"") && expected[2].contains("\"dirty\""), "{expected:?}");
+    let folder = daemon.finish();
+    // One that records writes would be out of date after the first; one that does not stays true.
+    for (name, code) in [("b0", 1), ("missing", 1)] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cowl"))
+            .args(["serve", "-k", "socket", "-B", name, "disk.qcow2"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("Bitmap '{name}'")));
+    }
+    let daemon = Daemon::start_in(folder, &["-B", "b1", "disk.qcow2"]);
+    assert_eq!(map(&daemon.uri(""), daemon.path(), "b1"), expected[1]);
+    daemon.finish();
+}

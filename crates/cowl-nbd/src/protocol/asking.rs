@@ -246,6 +246,7 @@ mod tests {
                 size: 1 << 30,
                 read_only: true,
                 preferred_block: 65536,
+                bitmaps: Vec::new(),
             };
             (name == b"disk").then_some(((), facts))
         }

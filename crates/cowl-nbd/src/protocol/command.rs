@@ -273,7 +273,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn terms(headers: Headers) -> Terms {
-        let contexts = Contexts::selected(&[b"base:allocation"]);
+        let contexts = Contexts::selected(&[b"base:allocation"], &[]);
         Terms { headers, contexts, size: 100 * MIB, read_only: false }
     }
 

@@ -32,6 +32,8 @@ pub struct Facts {
     pub read_only: bool,
     /// The size and alignment of requests that is served best: a power of two, 4 KiB or so.
     pub preferred_block: u32,
+    /// Names of its dirty bitmaps.
+    pub bitmaps: Vec<String>,
 }
 
 /// The exports that a handshake can choose from.
@@ -300,9 +302,9 @@ impl Handshake {
     }
 
     fn list_contexts<C: Catalogue>(&self, data: &[u8], catalogue: &C, replies: &mut Replies<'_>) {
-        let Some(query) = self.context_query(data, catalogue, replies) else { return };
-        for context in Contexts::listed(&query.queries).iter() {
-            replies.meta_context(0, context.name());
+        let Some((query, bitmaps)) = self.context_query(data, catalogue, replies) else { return };
+        for context in Contexts::listed(&query.queries, &bitmaps).iter() {
+            replies.meta_context(0, &context.name(&bitmaps));
         }
         replies.ack();
     }
@@ -315,10 +317,10 @@ impl Handshake {
     ) {
         // Whatever the outcome, an earlier selection is void.
         self.selected = None;
-        let Some(query) = self.context_query(data, catalogue, replies) else { return };
-        let contexts = Contexts::selected(&query.queries);
+        let Some((query, bitmaps)) = self.context_query(data, catalogue, replies) else { return };
+        let contexts = Contexts::selected(&query.queries, &bitmaps);
         for context in contexts.iter() {
-            replies.meta_context(context.id(), context.name());
+            replies.meta_context(context.id(), &context.name(&bitmaps));
         }
         self.selected = Some((query.name.to_vec(), contexts));
         replies.ack();
@@ -329,7 +331,7 @@ impl Handshake {
         data: &'a [u8],
         catalogue: &C,
         replies: &mut Replies<'_>,
-    ) -> Option<ContextQuery<'a>> {
+    ) -> Option<(ContextQuery<'a>, Vec<String>)> {
         if self.headers == Headers::Simple {
             replies.error(option_reply::ERR_INVALID, "structured replies come first");
             return None;
@@ -338,11 +340,11 @@ impl Handshake {
             replies.error(option_reply::ERR_INVALID, "the query is malformed");
             return None;
         };
-        if catalogue.find(query.name).is_none() {
+        let Some((_, facts)) = catalogue.find(query.name) else {
             replies.error(option_reply::ERR_UNKNOWN, "there is no such export");
             return None;
-        }
-        Some(query)
+        };
+        Some((query, facts.bitmaps))
     }
 
     fn go<C: Catalogue>(
@@ -474,6 +476,7 @@ mod tests {
                 size: 1 << 30,
                 read_only: false,
                 preferred_block: 4096,
+                bitmaps: Vec::new(),
             };
             (name.is_empty() || name == b"disk").then_some((7, facts))
         }
@@ -567,7 +570,7 @@ mod tests {
             &contexts_data("disk", &["base:allocation", "x:y", "qemu:"]),
         );
         for (name, contexts) in
-            [("disk", Contexts::selected(&[b"base:allocation"])), ("", Contexts::NONE)]
+            [("disk", Contexts::selected(&[b"base:allocation"], &[])), ("", Contexts::NONE)]
         {
             let structured = sent(option::STRUCTURED_REPLY, &[]);
             let options = [structured, set.clone(), sent(option::GO, &go_data(name))];

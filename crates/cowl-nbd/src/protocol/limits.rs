@@ -36,6 +36,9 @@ pub const SPARSE_HOLE_MIN: u64 = 4 << 10;
 /// Bytes that one CACHE request reads: it is advice, and must not be a way to keep a disk busy.
 pub const CACHE_MAX: u64 = PAYLOAD_MAX as u64;
 
-/// Context ids in the payload of one block status request: two exist, and a client has no reason
-/// to repeat them.
+/// Dirty bitmaps of an export that clients can ask about; with the other contexts they fill a set.
+pub const BITMAP_COUNT_MAX: usize = 14;
+
+/// Context ids in the payload of one block status request: no more exist, and a client has no
+/// reason to repeat them.
 pub const STATUS_ID_COUNT_MAX: usize = 16;

@@ -1,5 +1,6 @@
 //! Metadata contexts: what BLOCK_STATUS can tell about a range.
 
+use crate::protocol::limits::BITMAP_COUNT_MAX;
 use crate::protocol::wire::state;
 use cowl_block::{Extent, ExtentKind};
 
@@ -11,34 +12,52 @@ pub enum Context {
     /// `qemu:allocation-depth`: which layer of the chain has a range, counted from 1; 0 for none.
     /// Also 0 past the end of a short backing file, which QEMU counts as that file's.
     Depth,
+    /// `qemu:dirty-bitmap:NAME`: what was changed since somebody began to look. The number is that
+    /// of the bitmap among those of the export.
+    Bitmap(u8),
 }
 
-impl Context {
-    /// Every context, in the order of their ids.
-    pub const ALL: [Self; 2] = [Self::Allocation, Self::Depth];
+/// What the names of bitmaps begin with.
+const BITMAP_PREFIX: &str = "qemu:dirty-bitmap:";
 
+impl Context {
     /// The number by which replies name it.
     #[must_use]
     pub const fn id(self) -> u32 {
         match self {
             Self::Allocation => 0,
             Self::Depth => 1,
+            Self::Bitmap(index) => 2 + index as u32,
         }
     }
 
-    /// Its name: namespace, colon, leaf.
+    /// The context of that number.
+    const fn of(id: u8) -> Self {
+        match id {
+            0 => Self::Allocation,
+            1 => Self::Depth,
+            _ => Self::Bitmap(id - 2),
+        }
+    }
+
+    /// Its name: namespace, colon, leaf. `bitmaps` are the names of the export's.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub fn name(self, bitmaps: &[String]) -> String {
         match self {
-            Self::Allocation => "base:allocation",
-            Self::Depth => "qemu:allocation-depth",
+            Self::Allocation => "base:allocation".to_owned(),
+            Self::Depth => "qemu:allocation-depth".to_owned(),
+            Self::Bitmap(index) => {
+                let name = bitmaps.get(usize::from(index)).map_or("", String::as_str);
+                format!("{BITMAP_PREFIX}{name}")
+            }
         }
     }
 
-    /// What the context says about an extent.
+    /// What the context says about an extent; bitmaps know nothing of extents.
     #[must_use]
     pub fn flags(self, extent: &Extent) -> u32 {
         match self {
+            Self::Bitmap(_) => 0,
             Self::Allocation => {
                 let zero = if extent.reads_as_zero() { state::ZERO } else { 0 };
                 let hole = if has_space(extent) { 0 } else { state::HOLE };
@@ -64,50 +83,58 @@ fn has_space(extent: &Extent) -> bool {
 
 /// A set of contexts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Contexts(u8);
+pub struct Contexts(u16);
 
 impl Contexts {
     /// None.
     pub const NONE: Self = Self(0);
 
+    /// All of an export with so many bitmaps.
+    fn all(bitmaps: &[String]) -> Self {
+        assert!(bitmaps.len() <= BITMAP_COUNT_MAX);
+        let count = 2 + bitmaps.len();
+        (0..16).filter(|&id| usize::from(id) < count).fold(Self::NONE, Self::with)
+    }
+
     /// What queries of LIST_META_CONTEXT ask for: all without a query, else by full name or by
     /// namespace.
     #[must_use]
-    pub fn listed(queries: &[&[u8]]) -> Self {
-        let mut contexts = Self::NONE;
-        for context in Context::ALL {
-            let name = context.name().as_bytes();
-            let is_meant = |query: &&[u8]| name == *query || is_namespace_of(query, name);
-            if queries.is_empty() || queries.iter().any(is_meant) {
-                contexts.insert(context);
-            }
-        }
-        contexts
+    pub fn listed(queries: &[&[u8]], bitmaps: &[String]) -> Self {
+        Self::all(bitmaps).those(|context| {
+            let name = context.name(bitmaps);
+            let is_meant = |query: &&[u8]| {
+                name.as_bytes() == *query || is_namespace_of(query, name.as_bytes())
+            };
+            queries.is_empty() || queries.iter().any(is_meant)
+        })
     }
 
     /// What queries of SET_META_CONTEXT select: full names only.
     #[must_use]
-    pub fn selected(queries: &[&[u8]]) -> Self {
-        let mut contexts = Self::NONE;
-        for context in Context::ALL {
-            if queries.iter().any(|query| context.name().as_bytes() == *query) {
-                contexts.insert(context);
-            }
-        }
-        contexts
+    pub fn selected(queries: &[&[u8]], bitmaps: &[String]) -> Self {
+        Self::all(bitmaps).those(|context| {
+            let name = context.name(bitmaps);
+            queries.contains(&name.as_bytes())
+        })
     }
 
     /// Those of a set of ids; `None` when one of them is not in `self`.
     pub fn with_ids(self, ids: impl IntoIterator<Item = u32>) -> Option<Self> {
         let mut contexts = Self::NONE;
         for id in ids {
-            contexts.insert(self.iter().find(|context| context.id() == id)?);
+            let id = u8::try_from(id).ok().filter(|&id| id < 16 && self.0 & (1 << id) != 0)?;
+            contexts = contexts.with(id);
         }
         Some(contexts)
     }
 
-    fn insert(&mut self, context: Context) {
-        self.0 |= 1 << context.id();
+    const fn with(self, id: u8) -> Self {
+        Self(self.0 | 1 << id)
+    }
+
+    fn those(self, is_wanted: impl Fn(Context) -> bool) -> Self {
+        let ids = self.iter().filter(|context| is_wanted(*context)).map(Context::id);
+        self.with_ids(ids).expect("they are its own")
     }
 
     /// Whether there is none.
@@ -116,13 +143,19 @@ impl Contexts {
         self.0 == 0
     }
 
+    /// How many there are.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+
     /// The contexts by their ids.
     pub fn iter(self) -> impl Iterator<Item = Context> {
-        Context::ALL.into_iter().filter(move |context| self.0 & (1 << context.id()) != 0)
+        (0..16).filter(move |id| self.0 & (1 << id) != 0).map(Context::of)
     }
 }
 
-/// `base:` means everything in the namespace `base`.
+/// `base:` means everything in the namespace `base`, and `qemu:dirty-bitmap:` all bitmaps.
 fn is_namespace_of(query: &[u8], name: &[u8]) -> bool {
     query.ends_with(b":") && name.starts_with(query)
 }
@@ -139,10 +172,30 @@ mod tests {
 
     #[test]
     fn a_namespace_lists_its_contexts_and_selects_none() {
-        assert_eq!(Contexts::listed(&[b"base:"]), Contexts::selected(&[b"base:allocation"]));
-        assert_eq!(Contexts::selected(&[b"base:"]), Contexts::NONE);
-        assert_eq!(Contexts::listed(&[]).iter().count(), 2);
-        assert_eq!(Contexts::listed(&[b"x:"]), Contexts::NONE);
+        let bitmaps = ["a".to_owned(), "b:c".to_owned()];
+        let listed = |queries: &[&[u8]]| -> Vec<_> {
+            let contexts = Contexts::listed(queries, &bitmaps);
+            contexts.iter().map(|context| context.name(&bitmaps)).collect()
+        };
+        let all = [
+            "base:allocation",
+            "qemu:allocation-depth",
+            "qemu:dirty-bitmap:a",
+            "qemu:dirty-bitmap:b:c",
+        ];
+        assert_eq!(listed(&[]), all);
+        assert_eq!(listed(&[b"base:"]), all[..1]);
+        assert_eq!(listed(&[b"qemu:"]), all[1..]);
+        assert_eq!(listed(&[b"qemu:dirty-bitmap:"]), all[2..]);
+        assert_eq!(listed(&[b"qemu:dirty-bitmap:b:c"]), all[3..]);
+        assert_eq!(listed(&[b"x:"]), [""; 0]);
+        assert_eq!(Contexts::selected(&[b"base:"], &bitmaps), Contexts::NONE);
+        let one = Contexts::selected(&[b"qemu:dirty-bitmap:b:c"], &bitmaps);
+        assert_eq!(one.iter().map(Context::id).collect::<Vec<_>>(), [3]);
+        assert_eq!(Contexts::selected(&[b"qemu:dirty-bitmap:x"], &bitmaps), Contexts::NONE);
+        assert_eq!(one.with_ids([3]), Some(one));
+        assert_eq!(one.with_ids([2]), None);
+        assert_eq!(one.with_ids([u32::MAX]), None);
     }
 
     #[test]
@@ -167,7 +220,7 @@ mod tests {
 
     #[test]
     fn ids_outside_the_selected_set_are_refused() {
-        let selected = Contexts::selected(&[b"base:allocation"]);
+        let selected = Contexts::selected(&[b"base:allocation"], &[]);
         assert_eq!(selected.with_ids([0, 0]), Some(selected));
         assert_eq!(selected.with_ids([1]), None);
     }

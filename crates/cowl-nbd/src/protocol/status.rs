@@ -1,10 +1,11 @@
 //! Descriptors of a block status reply, gathered extent by extent.
 
-use cowl_block::Extent;
+use cowl_block::{DirtyRun, Extent};
 
 use crate::protocol::limits::DESCRIPTOR_COUNT_MAX;
 use crate::protocol::metadata::Context;
 use crate::protocol::request::Headers;
+use crate::protocol::wire::state;
 
 /// The descriptors of one context so far. Neighbours that say the same are one.
 #[derive(Clone, Debug)]
@@ -38,10 +39,18 @@ impl Descriptors {
     /// Adds the next extent, of which the client asked about `length` bytes. A full list takes no
     /// more.
     pub fn push(&mut self, extent: &Extent, length: u64) {
+        self.push_flags(self.context.flags(extent), length);
+    }
+
+    /// Adds the next run of a bitmap, likewise.
+    pub fn push_dirty(&mut self, run: DirtyRun) {
+        self.push_flags(if run.is_dirty { state::DIRTY } else { 0 }, run.length);
+    }
+
+    fn push_flags(&mut self, flags: u32, length: u64) {
         if self.is_full {
             return;
         }
-        let flags = self.context.flags(extent);
         let is_at_max = self.list.len() == self.count_max;
         match self.list.last_mut() {
             Some(last) if last.flags == flags => last.length += length,

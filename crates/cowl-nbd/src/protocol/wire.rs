@@ -103,6 +103,7 @@ pub mod chunk {
 pub mod state {
     pub const HOLE: u32 = 1;
     pub const ZERO: u32 = 2;
+    pub const DIRTY: u32 = 1;
 }
 
 /// Reads numbers and byte strings off the front of a slice; `None` when it is too short.

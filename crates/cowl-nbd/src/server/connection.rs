@@ -158,7 +158,7 @@ impl<E: BlockDevice + 'static> Connection<E> {
         }
         // Waiting for memory is not the client's fault.
         intake.transport.watch.idle();
-        let charge = self.account.take(OVERHEAD + memory_of(&judged)).await;
+        let charge = self.account.take(OVERHEAD + memory_of(&judged, self.contexts)).await;
         let Some(received) = self.receive_payload(request, &judged, &terms, intake).await? else {
             return Ok(Flow::End);
         };
@@ -235,11 +235,13 @@ impl<E: BlockDevice + 'static> Connection<E> {
 }
 
 /// Bytes that a request and its reply take.
-fn memory_of(judged: &Judged) -> u64 {
+fn memory_of(judged: &Judged, contexts: Contexts) -> u64 {
     match judged.command {
         Ok(Command::Read { range, .. } | Command::Write { range, .. }) => range.length,
         Ok(Command::Cache { range }) => range.length.min(execute::CACHE_PIECE),
-        Ok(Command::BlockStatus { first_only: false, .. }) => 16 * DESCRIPTOR_COUNT_MAX as u64,
+        Ok(Command::BlockStatus { first_only: false, .. }) => {
+            u64::from(contexts.count()) * 16 * DESCRIPTOR_COUNT_MAX as u64
+        }
         _ => 0,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use cowl_block::{BlockDevice, BlockError, Extent, ZeroRequest};
+use cowl_block::{BlockDevice, BlockError, DirtyRun, Extent, ZeroRequest};
 use cowl_format::ByteCount;
 use cowl_storage::IoBuffer;
 use futures_util::future::join_all;
@@ -14,7 +14,7 @@ use super::outbox::{Body, Message};
 use crate::protocol::command::{Command, Durability, Range};
 use crate::protocol::errno::Errno;
 use crate::protocol::limits::{CACHE_MAX, SPARSE_HOLE_MIN, SPARSE_READ_MIN};
-use crate::protocol::metadata::Contexts;
+use crate::protocol::metadata::{Context, Contexts};
 use crate::protocol::reply::{Addressee, Position};
 use crate::protocol::request::Headers;
 use crate::protocol::status::Descriptors;
@@ -199,8 +199,10 @@ impl<E: BlockDevice + 'static> Connection<E> {
         range: Range,
         first_only: bool,
     ) -> Result<Vec<Descriptors>, Errno> {
-        let mut lists: Vec<_> =
-            contexts.iter().map(|context| Descriptors::new(context, first_only)).collect();
+        let is_bitmap = |context: &Context| matches!(context, Context::Bitmap(_));
+        let (bitmaps, of_extents): (Vec<_>, Vec<_>) = contexts.iter().partition(is_bitmap);
+        let new = |context: &Context| Descriptors::new(*context, first_only);
+        let mut lists: Vec<_> = of_extents.iter().map(new).collect();
         let mut done = 0;
         let mut question = QUESTION_FIRST;
         while done < range.length && !lists.iter().all(Descriptors::is_full) {
@@ -217,7 +219,26 @@ impl<E: BlockDevice + 'static> Connection<E> {
                 done += length;
             }
         }
+        for context in &bitmaps {
+            let mut list = new(context);
+            self.describe_bitmap(&mut list, range);
+            lists.push(list);
+        }
         Ok(lists)
+    }
+
+    /// A bitmap that has gone since it was selected knows of nothing dirty.
+    fn describe_bitmap(&self, list: &mut Descriptors, range: Range) {
+        let Context::Bitmap(index) = list.context() else { return };
+        let bitmap = self.export.bitmaps.get(usize::from(index)).map(|(_, bitmap)| bitmap);
+        let mut done = 0;
+        while done < range.length && !list.is_full() {
+            let (at, rest) = (self.export.place(range.at + done).get(), range.length - done);
+            let clean = DirtyRun { is_dirty: false, length: rest };
+            let run = bitmap.map_or(clean, |bitmap| bitmap.run(at, rest));
+            list.push_dirty(run);
+            done += run.length;
+        }
     }
 
     async fn write(

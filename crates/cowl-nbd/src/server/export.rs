@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cowl_block::BlockDevice;
+use cowl_block::{BlockDevice, DirtyBitmap};
 use cowl_format::GuestOffset;
 
 use crate::protocol::handshake::{Catalogue, Facts};
+use crate::protocol::limits::BITMAP_COUNT_MAX;
 
 /// How clients are answered who want zeros only if they are fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,9 @@ pub struct Export<E> {
     pub read_only: bool,
     /// About zeros that must be fast.
     pub fast_zero: FastZero,
+    /// Dirty bitmaps that clients can ask about, at most [`BITMAP_COUNT_MAX`], with their names.
+    /// They are those of the device, and stay as they are.
+    pub bitmaps: Vec<(String, Arc<DirtyBitmap>)>,
 }
 
 impl<E: BlockDevice> Export<E> {
@@ -56,6 +60,7 @@ impl<E: BlockDevice> Export<E> {
             length: None,
             read_only: false,
             fast_zero: FastZero::Never,
+            bitmaps: Vec::new(),
         }
     }
 
@@ -84,6 +89,7 @@ impl<E: BlockDevice> Export<E> {
             size: self.size(),
             read_only: self.is_read_only(),
             preferred_block: u32::try_from(block.next_power_of_two()).unwrap_or(4096),
+            bitmaps: self.bitmaps.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
 }
@@ -96,6 +102,7 @@ pub struct Offer<E> {
 
 impl<E> Offer<E> {
     fn new(export: Export<E>) -> Self {
+        assert!(export.bitmaps.len() <= BITMAP_COUNT_MAX);
         Self { export: Arc::new(export), revoked: Arc::default() }
     }
 }

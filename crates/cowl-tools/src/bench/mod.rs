@@ -23,7 +23,7 @@ use cowl_storage::UringStorage;
 use futures_util::future::join_all;
 use pollster::block_on;
 
-use crate::host::{Disk, HostFiles};
+use crate::host::{Disk, open_disk};
 use lane::{Course, lane};
 use report::Lap;
 
@@ -121,7 +121,7 @@ impl BenchTarget {
             BenchDriver::Ring => compio::runtime::Runtime::new().ok(),
         };
         let disk = match runtime {
-            None => Driven::Threads(block_on(Disk::open_with(&HostFiles, path, options))?),
+            None => Driven::Threads(open_disk(path, options)?),
             Some(runtime) => {
                 Driven::Ring(runtime.block_on(cowl::Disk::open_with(&Rings, path, options))?)
             }

@@ -13,8 +13,7 @@ use cowl_format::{CompatibleFeatures, CryptMethod, IncompatibleFeatures};
 use cowl_qcow2::{CreateOptions, Preallocation};
 
 use crate::convert::options::{ConvertError, ConvertOptions, ExistingTarget, TargetImage};
-use crate::host::{Disk, HostFiles};
-use pollster::block_on;
+use crate::host::{Disk, open_disk};
 
 /// The image that will be replaced by one of its kind.
 pub(super) struct ExistingImage {
@@ -53,7 +52,7 @@ impl ExistingImage {
             sharing: Sharing::Anyone,
             ..OpenOptions::local()
         };
-        let disk = block_on(Disk::open_with(&HostFiles, target, &open)).map_err(failed)?;
+        let disk = open_disk(target, &open).map_err(failed)?;
         let create = Box::new(same_kind(qcow2, target_size));
         let target = TargetImage::Qcow2 { create, preallocation: Preallocation::Off };
         let existing = ExistingTarget::Replace;
