@@ -32,4 +32,5 @@ pub use replacement::{Durability, Replacement, remove_unfinished};
 pub use storage::{
     Allocation, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };
+pub use sys::SharedMemory;
 pub use uring::UringStorage;
