@@ -9,7 +9,7 @@ use vhost::vhost_user::message::VhostUserConfigFlags;
 use crate::disk::Call;
 use crate::front_end::{
     DATA, FEATURE_FLUSH, FEATURE_PROTOCOL, FEATURE_VERSION_1, FEATURE_WCE, FrontEnd, OK, OUT,
-    Setup, negotiate, to_read,
+    Setup, negotiate, protocol_features, to_read,
 };
 use crate::serving::{DISK_SIZE, Serving};
 
@@ -51,6 +51,15 @@ fn the_configuration_space_is_laid_out_as_the_standard_says() {
     assert_eq!(number(&config, 52), 32, "ranges to zero");
     assert_eq!(config[56], 1, "zeroing may unmap");
     assert_eq!(guest.frontend.get_queue_num().unwrap(), 7);
+    serving.stop();
+}
+
+#[test]
+fn everything_that_the_tests_use_is_offered() {
+    let serving = Serving::new();
+    let mut frontend = negotiate(serving.connect(), 1, FEATURE_PROTOCOL | FEATURE_VERSION_1);
+    let offered = frontend.get_protocol_features().unwrap();
+    assert!(offered.contains(protocol_features()), "{offered:?}");
     serving.stop();
 }
 

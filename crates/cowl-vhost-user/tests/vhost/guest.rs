@@ -112,6 +112,8 @@ impl Kit {
             .arg(&files)
             .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off rdinit=/init"])
             .stdin(Stdio::null())
+            // It tells of each server that goes away.
+            .stderr(Stdio::null())
             .stdout(Stdio::piped());
         let mut qemu = qemu.spawn().unwrap();
         let console = BufReader::new(qemu.stdout.take().unwrap());

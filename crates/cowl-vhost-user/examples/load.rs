@@ -1,0 +1,88 @@
+//! Puts a back-end under load, as the driver of a guest would: random 4 KiB requests at a depth, on
+//! a number of queues. `load SOCKET read|write QUEUES DEPTH SECONDS DISK-MIB`
+//!
+//! It works on any vhost-user-blk back-end, so two of them can be measured with the same ruler.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "a measuring program that cannot go on has failed, and what it prints is the result"
+)]
+
+#[path = "../tests/vhost/front_end.rs"]
+#[allow(dead_code, reason = "tests use the rest")]
+mod front_end;
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use self::front_end::{
+    DATA, FEATURE_EVENT_IDX, FrontEnd, Guest, HIGH, IN, OK, OUT, Part, Setup, Virtqueue,
+};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, socket, kind, queues, depth, seconds, size] = &arguments[..] else {
+        panic!("usage: load SOCKET read|write QUEUES DEPTH SECONDS DISK-MIB");
+    };
+    let number = if kind == "write" { OUT } else { IN };
+    let depth: u16 = depth.parse().unwrap();
+    let blocks: u64 = size.parse::<u64>().unwrap() << 8;
+    let mut setup = Setup { queues: queues.parse().unwrap(), ..Setup::new() };
+    setup.features |= FEATURE_EVENT_IDX;
+    let front_end = FrontEnd::with(UnixStream::connect(socket).unwrap(), setup);
+    let FrontEnd { frontend: _until_the_end, guest, queues } = front_end;
+    let end = Instant::now() + Duration::from_secs(seconds.parse().unwrap());
+    let start = Instant::now();
+    let count: u64 = std::thread::scope(|scope| {
+        let run = |(index, queue)| {
+            let guest = &guest;
+            scope.spawn(move || drive(guest, queue, index, number, depth, blocks, end))
+        };
+        let threads: Vec<_> = (0..).zip(queues).map(run).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    println!("{count} requests, {rate:.0} a second");
+}
+
+fn drive(
+    guest: &Guest,
+    mut queue: Virtqueue,
+    index: u64,
+    number: u32,
+    depth: u16,
+    blocks: u64,
+    end: Instant,
+) -> u64 {
+    let mut seed = index + 1;
+    let mut count = 0;
+    let mut free: Vec<u16> = (0..depth).collect();
+    loop {
+        while let Some(slot) = free.pop() {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+            let part = Part { at: place(index, slot), length: 4096, write: number == IN };
+            // Three descriptors each: header, data, status.
+            queue.place_next(slot * 3);
+            let _head = queue.prepare(guest, number, (seed >> 33) % blocks * 8, &[part]);
+        }
+        queue.kick_where_wanted(guest);
+        let (head, _) = queue.await_used(guest);
+        let mut next = Some((head, 0));
+        while let Some((head, _)) = next {
+            assert_eq!(queue.status(guest, head), OK);
+            free.push(head / 3);
+            count += 1;
+            next = queue.try_used(guest);
+        }
+        if end <= Instant::now() {
+            return count;
+        }
+    }
+}
+
+/// Where a request of a queue has its data.
+fn place(queue: u64, slot: u16) -> u64 {
+    let base = if queue.is_multiple_of(2) { DATA } else { HIGH + DATA };
+    base + queue / 2 * 0x10_0000 + u64::from(slot) * 4096
+}
