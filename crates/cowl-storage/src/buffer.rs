@@ -19,7 +19,10 @@ pub struct IoBuffer {
 enum Memory {
     /// Over-allocated by one alignment unit; `start` is the first aligned byte. This costs at most
     /// one page and needs no unsafe code.
-    Owned { bytes: Vec<u8>, start: usize },
+    Owned {
+        bytes: Vec<u8>,
+        start: usize,
+    },
     Shared(Claim),
 }
 

@@ -10,13 +10,13 @@ use cowl_storage::IoBuffer;
 use event_listener::Event;
 
 /// Bytes that are copied at a time; a longer request goes piece by piece.
-pub(crate) const PIECE_MAX: usize = 1 << 20;
+pub(crate) const PIECE_MAX: usize = 512 << 10;
 
-/// Bytes of one queue that are being copied: 32 requests of the largest kind that Linux makes.
-const USED_MAX: usize = 32 << 20;
+/// Bytes of one queue that are being copied at a time: enough to keep any device busy.
+const USED_MAX: usize = 8 << 20;
 
 /// Bytes that are kept for the next request.
-const KEPT_MAX: usize = 4 << 20;
+const KEPT_MAX: usize = 2 << 20;
 
 /// The buffers of one queue.
 #[derive(Default)]

@@ -8,8 +8,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::{Memory, Segment};
 
-/// Descriptors of one request. QEMU has the same bound; drivers stay below the queue size.
-const DESCRIPTORS_MAX: usize = 1024;
+/// Descriptors of one request: twice what the configuration allows ([`SEGMENTS_MAX`]), for drivers
+/// that count otherwise. What one request holds is bounded by it.
+const DESCRIPTORS_MAX: usize = 512;
+
+/// Pieces of data of one request, as the guest is told.
+pub(crate) const SEGMENTS_MAX: u32 = 254;
 
 /// Bytes of one descriptor.
 const DESCRIPTOR_SIZE: u64 = 16;

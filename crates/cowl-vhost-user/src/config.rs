@@ -3,6 +3,7 @@
 use cowl_block::BlockDevice;
 use virtio_bindings::{virtio_blk as blk, virtio_config, virtio_ring};
 
+use crate::chain::SEGMENTS_MAX;
 use crate::export::Served;
 use crate::request::{RANGE_SECTORS_MAX, RANGES_MAX, SECTOR};
 
@@ -48,7 +49,8 @@ pub(crate) fn space<E: BlockDevice>(served: &Served<E>, writeback: bool) -> [u8;
     let best = export.device.request_alignment().get().max(u64::from(export.block_size));
     let best_blocks = u32::try_from(best / u64::from(export.block_size)).unwrap_or(1);
     let best_sectors = u32::try_from(best / SECTOR).unwrap_or(1);
-    let segments = u32::from(export.queue_size_max).saturating_sub(DESCRIPTORS_OVERHEAD).max(1);
+    let room = u32::from(export.queue_size_max).saturating_sub(DESCRIPTORS_OVERHEAD);
+    let segments = room.clamp(1, SEGMENTS_MAX);
     // 2 to the power of this many blocks are one block of the device.
     let physical_exponent = u8::try_from(best_blocks.ilog2()).unwrap_or(0);
     let least = u16::try_from(best_blocks).unwrap_or(1);

@@ -25,6 +25,10 @@ const CALLS_MAX: usize = 8;
 /// Bytes of a piece that is worth a call of its own.
 const CALL_LENGTH_MIN: usize = 64 << 10;
 
+/// Bytes that go to the device in one call. A longer request goes piece by piece: what a device
+/// holds for a call may grow with its length.
+const CALL_LENGTH_MAX: usize = 8 << 20;
+
 /// Bytes of a serial number.
 const IDENTITY_SIZE: usize = 20;
 
@@ -150,23 +154,26 @@ impl<E: BlockDevice> Context<E> {
 
     async fn read(&self, at: u64, data: &Data) -> Result<(), Status> {
         self.check_range(at, data.length)?;
-        match data.segments.as_slice() {
-            [segment] => match self.memory.claim(*segment) {
-                Some(buffer) => self.read_piece(at, *segment, buffer).await,
-                None => self.read_copying(at, data).await,
-            },
-            segments if are_worth_calls(segments) => {
-                let piece = async |(at, segment): (u64, Segment)| match self.memory.claim(segment) {
-                    Some(buffer) => self.read_piece(at, segment, buffer).await,
-                    None => {
-                        let data = Data { segments: vec![segment], length: segment.length };
-                        self.read_copying(at, &data).await
-                    }
-                };
-                all(join_all(placed(at, segments).map(piece)).await)
-            }
-            _ => self.read_copying(at, data).await,
+        let segments = data.segments.as_slice();
+        if CALL_LENGTH_MAX < data.length {
+            return self.read_copying(at, data).await;
         }
+        if let [segment] = segments
+            && let Some(buffer) = self.memory.claim(*segment)
+        {
+            return self.read_piece(at, *segment, buffer).await;
+        }
+        if !are_worth_calls(segments) {
+            return self.read_copying(at, data).await;
+        }
+        let piece = async |(at, segment): (u64, Segment)| match self.memory.claim(segment) {
+            Some(buffer) => self.read_piece(at, segment, buffer).await,
+            None => {
+                let data = Data { segments: vec![segment], length: segment.length };
+                self.read_copying(at, &data).await
+            }
+        };
+        all(join_all(placed(at, segments).map(piece)).await)
     }
 
     /// Reads into the guest's memory.
@@ -203,12 +210,14 @@ impl<E: BlockDevice> Context<E> {
     async fn write(&self, at: u64, data: &Data) -> Result<(), Status> {
         self.check_range(at, data.length)?;
         let segments = data.segments.as_slice();
+        let in_place = data.length <= CALL_LENGTH_MAX;
         if let [segment] = segments
+            && in_place
             && let Some(buffer) = self.memory.claim(*segment)
         {
             return self.write_whole(GuestOffset::new(at), buffer).await;
         }
-        if are_worth_calls(segments) {
+        if in_place && are_worth_calls(segments) {
             let piece = async |(at, segment): (u64, Segment)| match self.memory.claim(segment) {
                 Some(buffer) => {
                     self.device().write(GuestOffset::new(at), buffer).await.0.map_err(failed)

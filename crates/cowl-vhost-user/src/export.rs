@@ -25,7 +25,8 @@ pub struct Export<E> {
     pub read_only: bool,
     /// What the guest sees as the serial number; its first 20 bytes.
     pub serial: String,
-    /// Queues that the front-end may use; 1 to 256.
+    /// Queues that the front-end may use; 1 to 256. Each of them can make the server hold up to
+    /// 8 MiB of copied data and as much for requests in flight.
     pub queues_max: u16,
     /// Entries that a queue may have; a power of two up to 1024.
     pub queue_size_max: u16,

@@ -17,12 +17,15 @@
 //!   - what guests and front-ends write gives an error status, a queue that is not served any
 //!     further, or the end of the connection; and what they can make the server hold is bounded:
 //!     requests by the length of their queue, copies by `bounce.rs`,
-//!   - a request is answered once: by this server, or where it died, by the next one (`inflight.rs`),
+//!   - a request is answered once: by this server, or where it died, by the next (`inflight.rs`),
 //!   - a queue that is to rest answers what it took first.
 //!
 //! Devices that have work of their own besides requests (the committer of a qcow2 image) need
 //! somebody to run it, and flushing and closing them after [`Server::stop`] is their owner's
 //! business, too; so is removing the file of a socket.
+//!
+//! A front-end is trusted with one thing: not to cut the file of its guest's memory while it is
+//! mapped, which would end the process (SIGBUS). Memory files of QEMU are sealed against it.
 //!
 //! Not offered: migration with a log of dirty pages (the front-end has to stop the disk), packed
 //! rings, secure erase, zones.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use cowl_storage::{IoBuffer, SharedMemory};
 use vhost::vhost_user::{Error, Result};
 use vm_memory::{
-    Address, Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, Permissions,
-    GuestRegionCollection, MmapRegion,
+    Address, Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionCollection,
+    GuestRegionMmap, MmapRegion, Permissions,
 };
 
 /// Regions of one guest. QEMU has at most 509 memory slots.
@@ -82,7 +82,7 @@ impl Memory {
     }
 
     /// The guest address of what the front-end has at `user`.
-    pub(crate) fn from_user(&self, user: u64) -> Option<GuestAddress> {
+    pub(crate) fn find_user(&self, user: u64) -> Option<GuestAddress> {
         let mut places = self.regions.iter().map(|region| region.place);
         let place = places.find(|place| place.user <= user && user - place.user < place.length)?;
         Some(GuestAddress(place.guest + (user - place.user)))

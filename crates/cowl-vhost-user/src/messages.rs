@@ -5,9 +5,8 @@ use std::fs::File;
 use cowl_block::BlockDevice;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
-    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserSharedMsg,
-    VhostUserShMemConfig, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags,
-    VhostUserVringState,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
@@ -247,7 +246,8 @@ impl<E: BlockDevice + 'static> VhostUserBackendReqHandlerMut for Session<E> {
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         // The offset in the file is not part of its name: this message brings no file.
         let Place { guest, length, user, .. } = place(region);
-        let is_it = |known: &Place| (known.guest, known.length, known.user) == (guest, length, user);
+        let is_it =
+            |known: &Place| (known.guest, known.length, known.user) == (guest, length, user);
         let mut regions = self.regions();
         let found = regions.iter().position(|region| is_it(&region.place()));
         regions.remove(found.ok_or(Error::InvalidParam)?);

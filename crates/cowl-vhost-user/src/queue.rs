@@ -38,7 +38,16 @@ pub(crate) struct Assignment<E> {
     pub(crate) stop: oneshot::Receiver<()>,
     /// Where the queue stood when it ended.
     pub(crate) ended: std::sync::mpsc::Sender<u16>,
-    pub(crate) requests: Arc<AtomicU64>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+/// What happened on a thread; only the thread itself counts there.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Requests taken from queues.
+    pub(crate) requests: AtomicU64,
+    /// Queues given up because of what their driver did.
+    pub(crate) faults: AtomicU64,
 }
 
 /// A [`Context`] before it is bound to a thread.
@@ -56,7 +65,7 @@ struct Serving<E> {
     error: Arc<Notifier>,
     stop: oneshot::Receiver<()>,
     running: FuturesUnordered<Running>,
-    requests: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     /// Something may be available.
     look: bool,
     /// Nothing more is taken: the queue is to end, or it is broken.
@@ -67,7 +76,7 @@ struct Serving<E> {
 
 /// Serves until the queue is to stop and everything that was taken is answered.
 pub(crate) async fn serve<E: BlockDevice + 'static>(assignment: Assignment<E>) -> io::Result<()> {
-    let Assignment { ring, context, kick, error, stop, ended, requests } = assignment;
+    let Assignment { ring, context, kick, error, stop, ended, counts } = assignment;
     let memory = Arc::clone(&ring.memory);
     let ContextParts { served, writeback } = context;
     let context = Context { served, memory, writeback, bounce: Rc::default() };
@@ -78,7 +87,7 @@ pub(crate) async fn serve<E: BlockDevice + 'static>(assignment: Assignment<E>) -
         error,
         stop,
         running: FuturesUnordered::new(),
-        requests,
+        counts,
         // What came before the kicks were listened to, and what an earlier back-end left.
         look: true,
         closed: false,
@@ -99,10 +108,8 @@ impl<E: BlockDevice + 'static> Serving<E> {
         if !self.closed {
             self.hear_kick(waking);
         }
-        if self.look && !self.closed {
-            if let Err(fault) = self.take_turn(waking) {
-                self.close(fault);
-            }
+        if self.look && !self.closed && self.take_turn(waking).is_err() {
+            self.give_up();
         }
         while let Poll::Ready(Some(done)) = self.running.poll_next_unpin(waking) {
             self.ring.finish(done);
@@ -122,9 +129,7 @@ impl<E: BlockDevice + 'static> Serving<E> {
             if outcome.and_then(|()| notifier::take(kick)).is_err() {
                 // Not an event counter after all.
                 self.kick = None;
-                self.closed = true;
-                self.error.notify();
-                return;
+                return self.give_up();
             }
         }
     }
@@ -146,7 +151,7 @@ impl<E: BlockDevice + 'static> Serving<E> {
                 }
             }
         }
-        self.requests.fetch_add(u64::from(taken), Ordering::Relaxed);
+        self.counts.requests.fetch_add(u64::from(taken), Ordering::Relaxed);
         if self.look {
             // Others first; the rest of the ring is looked at when it is this task's turn again.
             waking.waker().wake_by_ref();
@@ -156,8 +161,7 @@ impl<E: BlockDevice + 'static> Serving<E> {
 
     /// Begins a request. What finds everything in memory ends right here.
     fn start(&mut self, head: u16, request: Request, waking: &mut Waking<'_>) {
-        let mut running: Running =
-            Box::pin(execute::run(Rc::clone(&self.context), head, request));
+        let mut running: Running = Box::pin(execute::run(Rc::clone(&self.context), head, request));
         match running.as_mut().poll(waking) {
             Poll::Ready(done) => self.ring.finish(done),
             Poll::Pending => self.running.push(running),
@@ -166,8 +170,9 @@ impl<E: BlockDevice + 'static> Serving<E> {
 
     /// Takes nothing more from a ring that its driver broke, and says so. What was taken before is
     /// still answered.
-    fn close(&mut self, _fault: RingFault) {
+    fn give_up(&mut self) {
         self.closed = true;
+        self.counts.faults.fetch_add(1, Ordering::Relaxed);
         self.error.notify();
     }
 }

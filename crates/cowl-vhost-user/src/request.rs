@@ -66,14 +66,26 @@ pub(crate) struct Range {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// IN: from byte `at` of the disk into the data.
-    Read { at: u64, data: Data },
+    Read {
+        at: u64,
+        data: Data,
+    },
     /// OUT.
-    Write { at: u64, data: Data },
+    Write {
+        at: u64,
+        data: Data,
+    },
     Flush,
     /// GET_ID: the serial number into the data.
-    Identify { data: Data },
-    Discard { ranges: Vec<Range> },
-    Zero { ranges: Vec<Range> },
+    Identify {
+        data: Data,
+    },
+    Discard {
+        ranges: Vec<Range>,
+    },
+    Zero {
+        ranges: Vec<Range>,
+    },
 }
 
 /// A request, or the answer that it gets without more ado.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cowl_block::BlockDevice;
@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::control;
 use crate::export::{Export, Served};
 use crate::listener::Listener;
-use crate::queue::Assignment;
+use crate::queue::{Assignment, Counts};
 use crate::worker::{self, Handle};
 
 /// How a server works.
@@ -32,6 +32,8 @@ pub struct ServerStats {
     pub queues: usize,
     /// Requests taken from queues so far.
     pub requests: u64,
+    /// Queues so far that were given up because their driver broke them.
+    pub faults: u64,
 }
 
 /// A server. Clones are the same server.
@@ -60,7 +62,7 @@ impl<E> Clone for Server<E> {
     }
 }
 
-impl<E: BlockDevice + Send + Sync + 'static> Server<E> {
+impl<E: BlockDevice + 'static> Server<E> {
     /// A server of `exports`. Fails where the process is out of descriptors.
     pub fn new(
         exports: impl IntoIterator<Item = Export<E>>,
@@ -116,10 +118,14 @@ impl<E: BlockDevice + Send + Sync + 'static> Server<E> {
     pub fn stats(&self) -> ServerStats {
         let connected = |served: &&Arc<Served<E>>| served.connected.load(Ordering::Relaxed);
         let workers = self.shared.workers();
+        let sum = |of: fn(&Counts) -> &AtomicU64| {
+            workers.iter().map(|worker| of(worker.counts()).load(Ordering::Relaxed)).sum()
+        };
         ServerStats {
             connections: self.shared.exports.iter().filter(connected).count(),
             queues: workers.iter().map(Handle::load).sum(),
-            requests: workers.iter().map(|w| w.requests().load(Ordering::Relaxed)).sum(),
+            requests: sum(|counts| &counts.requests),
+            faults: sum(|counts| &counts.faults),
         }
     }
 }

@@ -65,7 +65,9 @@ pub(crate) struct Queue {
 
 /// A queue that a worker has.
 struct Running {
-    stop: oneshot::Sender<()>,
+    /// Dropped: take nothing more.
+    stop: Option<oneshot::Sender<()>>,
+    /// Where the queue stood in the end.
     ended: mpsc::Receiver<u16>,
 }
 
@@ -87,10 +89,17 @@ impl Queue {
         self.running.is_some()
     }
 
+    /// Takes nothing more.
+    fn begin_rest(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.stop = None;
+        }
+    }
+
     /// Takes nothing more and waits until all that was taken is answered.
     fn rest(&mut self) -> Result<()> {
+        self.begin_rest();
         let Some(running) = self.running.take() else { return Ok(()) };
-        drop(running.stop);
         // A worker that went away took what was in flight with it: nobody knows where it stood.
         self.base = running.ended.recv().map_err(|_| Error::BackendInternalError)?;
         Ok(())
@@ -130,7 +139,10 @@ impl<E: BlockDevice + 'static> Session<E> {
     }
 
     /// Something that concerns all queues.
-    pub(crate) fn change_all(&mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub(crate) fn change_all(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         self.rest_all()?;
         change(self)?;
         self.apply_writeback();
@@ -139,10 +151,7 @@ impl<E: BlockDevice + 'static> Session<E> {
 
     fn rest_all(&mut self) -> Result<()> {
         // All are told before the first is waited for: they come to rest at the same time.
-        let running = self.queues.iter_mut().filter_map(|queue| queue.running.as_mut());
-        for running in running {
-            running.stop = oneshot::channel().0;
-        }
+        self.queues.iter_mut().for_each(Queue::begin_rest);
         let rested: Vec<_> = self.queues.iter_mut().map(Queue::rest).collect();
         rested.into_iter().collect()
     }
@@ -179,7 +188,7 @@ impl<E: BlockDevice + 'static> Session<E> {
             Kick::Never => None,
             Kick::Counter(file) => Some(file.try_clone().map_err(Error::ReqHandlerError)?),
         };
-        let place = |user| memory.from_user(user).ok_or(Error::InvalidParam);
+        let place = |user| memory.find_user(user).ok_or(Error::InvalidParam);
         let layout = Layout {
             size: queue.size,
             descriptors: place(addresses.descriptors)?,
@@ -209,9 +218,9 @@ impl<E: BlockDevice + 'static> Session<E> {
             error: Arc::clone(&queue.error),
             stop: stopped,
             ended: ending,
-            requests: Arc::clone(worker.requests()),
+            counts: Arc::clone(worker.counts()),
         });
-        queue.running = Some(Running { stop, ended });
+        queue.running = Some(Running { stop: Some(stop), ended });
         Ok(())
     }
 
@@ -236,9 +245,7 @@ impl<E: BlockDevice + 'static> Session<E> {
 
 impl<E> Drop for Session<E> {
     fn drop(&mut self) {
-        for running in self.queues.iter_mut().filter_map(|queue| queue.running.as_mut()) {
-            running.stop = oneshot::channel().0;
-        }
+        self.queues.iter_mut().for_each(Queue::begin_rest);
         for queue in &mut self.queues {
             // Its worker is gone too.
             let _unknown = queue.rest();

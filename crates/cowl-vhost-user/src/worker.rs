@@ -2,21 +2,21 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cowl_block::BlockDevice;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 
-use crate::queue::{self, Assignment};
+use crate::queue::{self, Assignment, Counts};
 use crate::server::Shared;
 
 /// A worker as other threads see it.
 pub(crate) struct Handle<E> {
     arrivals: mpsc::UnboundedSender<Arrival<E>>,
     load: Arc<AtomicUsize>,
-    requests: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 }
 
 /// A queue on its way. Counts as one from the moment it is given away.
@@ -39,9 +39,8 @@ impl<E> Handle<E> {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Requests taken by this worker; only its own thread counts there.
-    pub(crate) fn requests(&self) -> &Arc<AtomicU64> {
-        &self.requests
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Gives a queue to this worker.
@@ -56,7 +55,7 @@ impl<E> Handle<E> {
 /// Serves queues on this thread until the server has stopped.
 pub(crate) async fn run<E: BlockDevice + 'static>(shared: Arc<Shared<E>>) -> io::Result<()> {
     let (arrivals, mut arriving) = mpsc::unbounded();
-    let handle = Handle { arrivals, load: Arc::default(), requests: Arc::default() };
+    let handle = Handle { arrivals, load: Arc::default(), counts: Arc::default() };
     shared.register(handle)?;
     let mut first_fault = Ok(());
     let (faults, mut faulty) = mpsc::unbounded();

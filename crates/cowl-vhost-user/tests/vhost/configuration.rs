@@ -35,7 +35,8 @@ fn the_configuration_space_is_laid_out_as_the_standard_says() {
         export.queues_max = 7;
         export.queue_size_max = 128;
     });
-    let mut guest = FrontEnd::new(serving.connect());
+    let setup = Setup { queues: 0, ..Setup::new() };
+    let mut guest = FrontEnd::with(serving.connect(), setup);
     let config = config(&mut guest);
     assert_eq!(capacity(&config), DISK_SIZE as u64 / 512);
     assert_eq!(number(&config, 12), 126, "segments of a request");

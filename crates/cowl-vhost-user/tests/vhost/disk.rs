@@ -154,11 +154,7 @@ impl BlockDevice for TestDisk {
         self.pass(0, Call::Flush).await
     }
 
-    async fn extents(
-        &self,
-        _: GuestOffset,
-        _: ByteCount,
-    ) -> Result<Vec<Extent>, BlockError> {
+    async fn extents(&self, _: GuestOffset, _: ByteCount) -> Result<Vec<Extent>, BlockError> {
         Err(BlockError::Unsupported { what: "extents" })
     }
 }

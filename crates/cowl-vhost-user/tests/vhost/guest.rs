@@ -97,8 +97,7 @@ impl Kit {
     pub(crate) fn start(&self, folder: &Path, socket: &Path, command: &str) -> Machine {
         let files = folder.join("initrd");
         fs::write(&files, self.initial_files(command)).unwrap();
-        let chardev =
-            format!("socket,id=disk,path={},reconnect-ms=100", socket.display());
+        let chardev = format!("socket,id=disk,path={},reconnect-ms=100", socket.display());
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi"])
@@ -168,7 +167,8 @@ fn kernel_folder() -> PathBuf {
 }
 
 fn program(name: &str) -> Result<PathBuf, String> {
-    let folders = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
+    let folders =
+        ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
     folders.into_iter().find(|path| path.is_file()).ok_or(name.to_owned())
 }
 
@@ -194,7 +194,8 @@ fn find_file(folder: &Path, name: &str) -> Option<PathBuf> {
 fn libraries(program: &Path) -> Vec<PathBuf> {
     let output = Command::new("ldd").arg(program).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    let path =
+        |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     text.lines().filter_map(path).collect()
 }
 

@@ -13,7 +13,8 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 
 use crate::front_end::{
     DATA, F_INDIRECT, F_NEXT, F_WRITE, FEATURE_INDIRECT, FEATURE_PROTOCOL, FEATURE_VERSION_1,
-    FLUSH, FrontEnd, HIGH, IN, IOERR, OK, OUT, QUEUE_SIZE, REGION_SIZE, Setup, negotiate, raw_descriptor, to_read, to_write,
+    FLUSH, FrontEnd, HIGH, IN, IOERR, OK, OUT, QUEUE_SIZE, REGION_SIZE, Setup, negotiate,
+    raw_descriptor, to_read, to_write,
 };
 use crate::serving::Serving;
 
@@ -42,6 +43,7 @@ fn check_broken(break_it: impl FnOnce(&mut FrontEnd)) {
     let head = guest.submit(1, FLUSH, 0, &[]);
     assert_eq!(guest.await_answer(1), (head, OK, 1));
     assert_eq!(guest.queues[0].used_index(&guest.guest), used);
+    assert_eq!(serving.server.stats().faults, 1);
     // It can be brought to rest like any other.
     let _base = guest.frontend.get_vring_base(0).unwrap();
     drop(guest);

@@ -8,8 +8,7 @@ use vhost::vhost_user::message::VhostUserInflight;
 
 use crate::disk::Call;
 use crate::front_end::{
-    DATA, FrontEnd, Guest, OK, OUT, QUEUE_SIZE, Setup, Virtqueue, copy_file,
-    negotiate, to_read,
+    DATA, FrontEnd, Guest, OK, OUT, QUEUE_SIZE, Setup, Virtqueue, copy_file, negotiate, to_read,
 };
 use crate::serving::Serving;
 
@@ -24,7 +23,8 @@ const LAST_BATCH_HEAD: u64 = 12;
 /// New memory for what is in flight, as a server gives it.
 fn inflight(serving: &Serving, queues: u16) -> (VhostUserInflight, File) {
     let mut frontend = negotiate(serving.connect(), 1, Setup::new().features);
-    let asked = VhostUserInflight { num_queues: queues, queue_size: QUEUE_SIZE, ..Default::default() };
+    let asked =
+        VhostUserInflight { num_queues: queues, queue_size: QUEUE_SIZE, ..Default::default() };
     frontend.get_inflight_fd(&asked).unwrap()
 }
 

@@ -69,7 +69,7 @@ fn queues_are_spread_over_the_threads_and_do_not_wait_for_each_other() {
         let head = guest.submit(queue, OUT, 1, &[to_read(DATA, 512)]);
         assert_eq!(guest.await_answer(queue), (head, OK, 1));
     }
-    let stats = ServerStats { connections: 1, queues: 4, requests: 4 };
+    let stats = ServerStats { connections: 1, queues: 4, requests: 4, faults: 0 };
     assert_eq!(serving.server.stats(), stats);
     serving.disk.release();
     assert_eq!(guest.await_answer(0).1, OK);
