@@ -38,6 +38,10 @@ pub(crate) fn run<E: BlockDevice + 'static>(
     match listener.kind {
         Kind::Connected(stream) => serve(shared, served, stream),
         Kind::Listening(listener) => {
+            // A front-end may go away between the look and the accept, which must not wait then.
+            if listener.set_nonblocking(true).is_err() {
+                return;
+            }
             while await_readable(shared, &listener) {
                 accept(shared, served, &listener);
             }

@@ -16,6 +16,15 @@
 //!     taken away, then `used_index` follows. If `used_index` lags behind the used ring, the marks
 //!     of the last batch were still to be taken away.
 //!
+//! Behind the areas of the queues lies a note of our own, which other back-ends do not look at:
+//!
+//! ```text
+//!   0  mark u64 | writeback u8
+//! ```
+//!
+//! A guest that switched the write cache off tells the front-end once. The next back-end does not
+//! hear of it again, and would take writes for durable that are not.
+//!
 //! Each store releases the ones before it, so whoever maps the memory later sees a prefix of them.
 //!
 //! The front-end can write here, so nothing that is read is believed beyond its range.
@@ -44,6 +53,10 @@ const STATE_COUNTER_OFFSET: usize = STATE_NEXT_OFFSET + size_of::<u16>();
 const STATE_SIZE: usize = STATE_COUNTER_OFFSET + size_of::<u64>();
 const _: () = assert!(STATE_SIZE == 16);
 
+/// What begins our note.
+const NOTE_MARK: u64 = u64::from_le_bytes(*b"cowlnote");
+const NOTE_WRITEBACK_OFFSET: usize = size_of::<u64>();
+
 /// Areas start at a cache line, so that queues on two cores do not disturb each other.
 const AREA_ALIGNMENT: usize = 64;
 
@@ -52,6 +65,13 @@ pub(crate) struct Inflight {
     mapping: MmapRegion,
     queue_count: u16,
     queue_size: u16,
+    /// Where our note lies, if there is room for one.
+    note: Option<usize>,
+}
+
+/// The areas of all queues of an agreement.
+fn areas_size(of: &VhostUserInflight) -> usize {
+    area_size(of.queue_size) * usize::from(of.num_queues)
 }
 
 fn area_size(queue_size: u16) -> usize {
@@ -61,7 +81,7 @@ fn area_size(queue_size: u16) -> usize {
 impl Inflight {
     /// New memory in which nothing is in flight.
     pub(crate) fn create(asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        let size = (area_size(asked.queue_size) * usize::from(asked.num_queues)) as u64;
+        let size = (areas_size(asked) + AREA_ALIGNMENT) as u64;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let failed = |errno: rustix::io::Errno| Error::ReqHandlerError(errno.into());
         let fd: OwnedFd = rustix::fs::memfd_create("in flight", flags).map_err(failed)?;
@@ -74,17 +94,40 @@ impl Inflight {
 
     /// The memory that `create` of this or an earlier process made.
     pub(crate) fn adopt(given: &VhostUserInflight, file: File) -> Result<Arc<Self>> {
-        let needed = area_size(given.queue_size) * usize::from(given.num_queues);
+        let needed = areas_size(given);
         let length = usize::try_from(given.mmap_size).map_err(|_| Error::InvalidParam)?;
         let end = given.mmap_offset.checked_add(given.mmap_size).ok_or(Error::InvalidParam)?;
         let size = file.metadata().map_err(Error::ReqHandlerError)?.len();
         if length < needed || size < end {
             return Err(Error::InvalidParam);
         }
+        let note = (needed + AREA_ALIGNMENT <= length).then_some(needed);
+        let mapped = note.map_or(needed, |note| note + AREA_ALIGNMENT);
         let file = FileOffset::new(file, given.mmap_offset);
-        let mapping = MmapRegion::from_file(file, needed).map_err(|_| Error::InvalidParam)?;
+        let mapping = MmapRegion::from_file(file, mapped).map_err(|_| Error::InvalidParam)?;
         let (queue_count, queue_size) = (given.num_queues, given.queue_size);
-        Ok(Arc::new(Self { mapping, queue_count, queue_size }))
+        Ok(Arc::new(Self { mapping, queue_count, queue_size, note }))
+    }
+
+    fn note(&self) -> Option<VolatileSlice<'_>> {
+        self.mapping.get_slice(self.note?, AREA_ALIGNMENT).ok()
+    }
+
+    /// Whether an earlier back-end was to keep the write cache on.
+    pub(crate) fn writeback(&self) -> Option<bool> {
+        let note = self.note()?;
+        let mark: u64 = note.load(0, Ordering::Acquire).ok()?;
+        let writeback: u8 = note.load(NOTE_WRITEBACK_OFFSET, Ordering::Acquire).ok()?;
+        (mark == NOTE_MARK).then_some(writeback != 0)
+    }
+
+    /// For the next back-end.
+    pub(crate) fn set_writeback(&self, writeback: bool) {
+        let Some(note) = self.note() else { return };
+        let stored = note
+            .store(u8::from(writeback), NOTE_WRITEBACK_OFFSET, Ordering::Release)
+            .and_then(|()| note.store(NOTE_MARK, 0, Ordering::Release));
+        debug_assert!(stored.is_ok());
     }
 }
 

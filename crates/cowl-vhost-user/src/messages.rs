@@ -44,8 +44,7 @@ impl<E: BlockDevice + 'static> VhostUserBackendReqHandlerMut for Session<E> {
 
     fn reset_device(&mut self) -> Result<()> {
         self.end_all()?;
-        self.writeback_chosen = true;
-        self.apply_writeback();
+        self.choose_writeback(true);
         Ok(())
     }
 
@@ -191,8 +190,7 @@ impl<E: BlockDevice + 'static> VhostUserBackendReqHandlerMut for Session<E> {
     fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> Result<()> {
         match (offset, bytes) {
             (WRITEBACK_OFFSET, [writeback @ (0 | 1)]) => {
-                self.writeback_chosen = *writeback == 1;
-                self.apply_writeback();
+                self.choose_writeback(*writeback == 1);
                 Ok(())
             }
             _ => Err(Error::InvalidParam),
@@ -217,11 +215,7 @@ impl<E: BlockDevice + 'static> VhostUserBackendReqHandlerMut for Session<E> {
     }
 
     fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
-        let inflight = Inflight::adopt(given, file)?;
-        self.change_all(|session| {
-            session.inflight = Some(inflight);
-            Ok(())
-        })
+        self.set_inflight(Inflight::adopt(given, file)?)
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

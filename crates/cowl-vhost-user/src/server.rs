@@ -189,8 +189,10 @@ impl<E: BlockDevice + 'static> Shared<E> {
             return Ok(());
         }
         let waiting = std::mem::take(&mut *self.waiting());
-        for (served, listener) in waiting {
-            let ending = Ending(Arc::clone(self));
+        // Where a thread cannot be started, it and the ones behind it count as ended all the same.
+        let endings = || std::iter::repeat_with(|| Ending(Arc::clone(self)));
+        let endings: Vec<_> = endings().take(waiting.len()).collect();
+        for ((served, listener), ending) in waiting.into_iter().zip(endings) {
             // Talking to a front-end blocks (it waits for queues to come to rest), so it must not
             // happen on a thread that serves queues.
             let thread = std::thread::Builder::new().name("vhost-user".to_owned());

@@ -28,7 +28,7 @@ pub(crate) struct Session<E> {
     pub(crate) features: u64,
     memory: Option<Arc<Memory>>,
     queues: Vec<Queue>,
-    pub(crate) inflight: Option<Arc<Inflight>>,
+    inflight: Option<Arc<Inflight>>,
     /// What the guest chose; it counts only where the guest knows how to flush.
     pub(crate) writeback_chosen: bool,
     writeback: Arc<AtomicBool>,
@@ -168,9 +168,27 @@ impl<E: BlockDevice + 'static> Session<E> {
         })
     }
 
+    /// Takes what the guest chose about the write cache, here and for the next back-end.
+    pub(crate) fn choose_writeback(&mut self, writeback: bool) {
+        self.writeback_chosen = writeback;
+        if let Some(inflight) = &self.inflight {
+            inflight.set_writeback(writeback);
+        }
+        self.apply_writeback();
+    }
+
+    pub(crate) fn set_inflight(&mut self, inflight: Arc<Inflight>) -> Result<()> {
+        self.change_all(|session| {
+            let chosen = inflight.writeback().unwrap_or(session.writeback_chosen);
+            session.inflight = Some(inflight);
+            session.choose_writeback(chosen);
+            Ok(())
+        })
+    }
+
     /// Whether a write may stay in a cache until the guest flushes. A guest that cannot flush never
     /// could say when it matters.
-    pub(crate) fn apply_writeback(&self) {
+    fn apply_writeback(&self) {
         let can_flush = self.features & config::FLUSH != 0;
         self.writeback.store(self.writeback_chosen && can_flush, Ordering::Relaxed);
     }

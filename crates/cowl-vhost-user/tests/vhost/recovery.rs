@@ -4,11 +4,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use vhost::vhost_user::VhostUserFrontend;
-use vhost::vhost_user::message::VhostUserInflight;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserInflight};
 
 use crate::disk::Call;
 use crate::front_end::{
-    DATA, FrontEnd, Guest, OK, OUT, QUEUE_SIZE, Setup, Virtqueue, copy_file, negotiate, to_read,
+    DATA, FEATURE_WCE, FrontEnd, Guest, OK, OUT, QUEUE_SIZE, Setup, Virtqueue, copy_file,
+    negotiate, to_read,
 };
 use crate::serving::Serving;
 
@@ -181,11 +182,30 @@ fn what_stands_in_the_memory_is_not_believed() {
 }
 
 #[test]
+fn the_next_server_knows_that_the_write_cache_is_off() {
+    let serving = Serving::new();
+    let inflight = inflight(&serving, 1);
+    let setup = |file: &File| {
+        let features = Setup::new().features | FEATURE_WCE;
+        Setup { inflight: Some((inflight.0, file.try_clone().unwrap())), features, queues: 1 }
+    };
+    let mut driver = FrontEnd::with(serving.connect(), setup(&inflight.1));
+    driver.frontend.set_config(32, VhostUserConfigFlags::WRITABLE, &[0]).unwrap();
+    drop(driver);
+    serving.stop();
+    let serving = Serving::new();
+    let mut driver = FrontEnd::with(serving.connect(), setup(&inflight.1));
+    assert_eq!(driver.request(OUT, 7, &[to_read(DATA, 512)]).0, OK);
+    assert_eq!(serving.disk.calls(), [Call::WriteThrough { at: 7 * 512, length: 512 }]);
+    serving.stop();
+}
+
+#[test]
 fn memory_that_is_too_small_is_refused() {
     let serving = Serving::new();
     let (given, file) = inflight(&serving, 2);
     let wrong = [
-        VhostUserInflight { mmap_size: given.mmap_size - 64, ..given },
+        VhostUserInflight { mmap_size: given.mmap_size - 128, ..given },
         VhostUserInflight { mmap_offset: 4096, ..given },
         VhostUserInflight { mmap_offset: 1, ..given },
         VhostUserInflight { mmap_offset: u64::MAX, ..given },
