@@ -19,6 +19,9 @@ const MODULES: [&str; 6] = [
     "virtio_blk",
 ];
 
+/// Seconds after which a machine is given up.
+const PATIENCE: &str = "300";
+
 /// What runs first: makes the usual mounts, loads the modules, then does what the test wants.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -55,6 +58,7 @@ impl Kit {
 
     fn look() -> Result<Self, String> {
         program("qemu-system-x86_64")?;
+        program("timeout")?;
         let root = kernel_folder();
         let boot = root.join("boot");
         let is_kernel = |path: &PathBuf| name_of(path).starts_with("vmlinuz-");
@@ -98,8 +102,10 @@ impl Kit {
         let files = folder.join("initrd");
         fs::write(&files, self.initial_files(command)).unwrap();
         let chardev = format!("socket,id=disk,path={},reconnect-ms=100", socket.display());
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        // A guest whose disk does not answer would wait for ever.
+        let mut qemu = Command::new("timeout");
+        qemu.args([PATIENCE, "qemu-system-x86_64"])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi"])
             .args(["-cpu", "max", "-m", "256", "-smp", "2", "-serial", "stdio", "-nic", "none"])
             .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
@@ -152,7 +158,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ended = self.qemu.kill();
+        // To `timeout`, which hands it on.
+        let pid = rustix::process::Pid::from_child(&self.qemu);
+        let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ended = self.qemu.wait();
     }
 }
