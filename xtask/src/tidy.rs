@@ -64,8 +64,9 @@ const EDGES: &[(&str, &[&str])] = &[
         "cowl-serve",
         &["cowl-format", "cowl-storage", "cowl-qcow2", "cowl", "cowl-nbd", "cowl-tools"],
     ),
-    // Its tests serve images that the library opens; the server itself knows no format.
+    // Their tests serve images that the library opens; the servers themselves know no format.
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block"]),
+    ("cowl-vhost-user", &["cowl-format", "cowl-storage", "cowl-block"]),
     ("cowl-testkit", &["cowl-format"]),
     ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd"]),
     ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
@@ -76,7 +77,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies"];
 
 /// Edges that tests have and the crates themselves must not.
-const DEV_EDGES: &[(&str, &str)] = &[("cowl-nbd", "cowl")];
+const DEV_EDGES: &[(&str, &str)] = &[("cowl-nbd", "cowl"), ("cowl-vhost-user", "cowl")];
 
 pub(crate) fn run() -> Result<(), String> {
     say("\n== tidy\n");

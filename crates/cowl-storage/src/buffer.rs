@@ -2,17 +2,28 @@
 //!
 //! A kernel that completes requests later writes into memory after the call returned, so the
 //! request has to own that memory: a dropped future must not free it. [`IoBuffer`] is that memory,
-//! aligned well enough for O_DIRECT.
+//! aligned well enough for O_DIRECT: memory of its own, or a claimed piece of a
+//! [`SharedMemory`](crate::SharedMemory).
 
-/// Owned bytes whose first one lies at a multiple of [`IoBuffer::ALIGNMENT`].
+use crate::sys::Claim;
+
+/// Owned bytes whose first one lies at a multiple of [`IoBuffer::ALIGNMENT`], or bytes of a
+/// [`SharedMemory`](crate::SharedMemory), at a multiple of its alignment.
 ///
 /// Moving the buffer does not move its bytes.
 pub struct IoBuffer {
-    // Over-allocated by one alignment unit; `start` is the first aligned byte. This costs at most
-    // one page and needs no unsafe code.
-    memory: Vec<u8>,
-    start: usize,
+    memory: Memory,
     length: usize,
+}
+
+enum Memory {
+    /// Over-allocated by one alignment unit; `start` is the first aligned byte. This costs at most
+    /// one page and needs no unsafe code.
+    Owned {
+        bytes: Vec<u8>,
+        start: usize,
+    },
+    Shared(Claim),
 }
 
 impl IoBuffer {
@@ -23,10 +34,21 @@ impl IoBuffer {
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
         // `vec![0; n]` takes zero pages from the allocator and does not touch them.
-        let memory = vec![0; length + Self::ALIGNMENT - 1];
-        let start = memory.as_ptr().align_offset(Self::ALIGNMENT);
+        let bytes = vec![0; length + Self::ALIGNMENT - 1];
+        let start = bytes.as_ptr().align_offset(Self::ALIGNMENT);
         assert!(start < Self::ALIGNMENT);
-        Self { memory, start, length }
+        Self { memory: Memory::Owned { bytes, start }, length }
+    }
+
+    pub(crate) fn shared(claim: Claim) -> Self {
+        Self { length: claim.len(), memory: Memory::Shared(claim) }
+    }
+
+    /// Whether another process may change the bytes at any time: who decides something by them and
+    /// uses them again copies them first.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.memory, Memory::Shared(_))
     }
 
     /// A buffer holding a copy of `bytes`.
@@ -59,14 +81,22 @@ impl IoBuffer {
 impl core::ops::Deref for IoBuffer {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.length]
+        match &self.memory {
+            Memory::Owned { bytes, start } => &bytes[*start..*start + self.length],
+            Memory::Shared(claim) => &claim.bytes()[..self.length],
+        }
     }
 }
 
 impl core::ops::DerefMut for IoBuffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.length]
+        match &mut self.memory {
+            Memory::Owned { bytes, start } => &mut bytes[*start..*start + self.length],
+            Memory::Shared(claim) => &mut claim.bytes_mut()[..self.length],
+        }
     }
 }
 

@@ -32,4 +32,5 @@ pub use replacement::{Durability, Replacement, remove_unfinished};
 pub use storage::{
     Allocation, Blocking, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };
+pub use sys::SharedMemory;
 pub use uring::UringStorage;

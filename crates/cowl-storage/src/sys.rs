@@ -1,4 +1,5 @@
-//! The only unsafe code of the crate: what the ring runtime has to be promised about buffers.
+//! The only unsafe code of the crate: what the ring runtime has to be promised about buffers, and
+//! memory that another process shares (`shared`).
 //!
 //! The runtime hands memory of an [`IoBuffer`] to the kernel and moves the buffer itself into the
 //! request until the kernel is done. That is sound because moving the buffer does not move its
@@ -6,9 +7,15 @@
 //! away.
 #![allow(unsafe_code)]
 
+mod shared;
+
 use std::mem::MaybeUninit;
 
 use compio::buf::{IoBuf, IoBufMut, SetLen};
+
+pub use self::shared::SharedMemory;
+
+pub(crate) use self::shared::Claim;
 
 use crate::IoBuffer;
 

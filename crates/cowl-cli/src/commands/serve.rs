@@ -101,8 +101,8 @@ const OPTIONS: &[Opt<Flag>] = &[
         &["export"],
         Takes::Value("LIST"),
         "An export of its own: image=FILE with any of name, description, format, read-only, \
-         snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes, bitmap. May be given \
-         again.",
+         snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes, bitmap. May be \
+         given again.",
     ),
     short(
         Flag::Shared,

@@ -1,0 +1,44 @@
+//! Serves an image on a unix socket, writable, until it is killed: `serve IMAGE SOCKET THREADS`.
+//!
+//! What `cowl serve` does in essence: one disk for all threads, one ring per thread.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use compio::runtime::Runtime;
+use cowl::{Access, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener};
+use cowl_storage::UringStorage;
+use cowl_vhost_user::{Export, Listener, Server, ServerOptions};
+
+struct Ring;
+
+impl StorageOpener for Ring {
+    type Storage = UringStorage;
+
+    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
+        Ok(FileStorage::open(path, options)?.into())
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, image, socket, threads] = &arguments[..] else {
+        return Err("usage: serve IMAGE SOCKET THREADS".into());
+    };
+    let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
+    let open = Disk::open_with(&Ring, image.as_ref(), &options);
+    let disk = Arc::new(Runtime::new()?.block_on(open)?);
+    let export = Export::new(disk, Listener::bind(socket.as_ref())?);
+    let options = ServerOptions { threads: threads.parse()? };
+    let server = Server::new([export], options)?;
+    let threads: Vec<_> = (0..options.threads)
+        .map(|_| {
+            let server = server.clone();
+            std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
+        })
+        .collect();
+    for thread in threads {
+        thread.join().map_err(|_| "a serving thread panicked")??;
+    }
+    Ok(())
+}

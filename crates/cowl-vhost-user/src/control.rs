@@ -1,0 +1,143 @@
+//! The thread of one export: accepts a front-end, does what it says, and takes the next.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cowl_block::BlockDevice;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg,
+};
+use vhost::vhost_user::BackendReqHandler;
+
+use crate::export::Served;
+use crate::listener::{Kind, Listener};
+use crate::server::Shared;
+use crate::session::Session;
+
+/// How long a front-end may take over a message that it began, or to read a reply.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to leave front-ends waiting when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// SET_BACKEND_REQ_FD.
+const SET_CHANNEL: u32 = 21;
+
+/// Serves front-ends one after another until the server is to stop.
+pub(crate) fn run<E: BlockDevice + 'static>(
+    shared: &Arc<Shared<E>>,
+    served: &Arc<Served<E>>,
+    listener: Listener,
+) {
+    match listener.kind {
+        Kind::Connected(stream) => serve(shared, served, stream),
+        Kind::Listening(listener) => {
+            // A front-end may go away between the look and the accept, which must not wait then.
+            if listener.set_nonblocking(true).is_err() {
+                return;
+            }
+            while await_readable(shared, &listener) {
+                accept(shared, served, &listener);
+            }
+        }
+    }
+}
+
+fn accept<E: BlockDevice + 'static>(
+    shared: &Arc<Shared<E>>,
+    served: &Arc<Served<E>>,
+    listener: &UnixListener,
+) {
+    match listener.accept() {
+        Ok((stream, _)) => serve(shared, served, stream),
+        // It went away before it was accepted, or another process took it.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(_) => std::thread::sleep(ACCEPT_PAUSE),
+    }
+}
+
+/// Waits for something to read; `false` when the server is to stop, or waiting fails.
+fn await_readable<E>(shared: &Shared<E>, socket: &impl AsFd) -> bool {
+    loop {
+        let stop = shared.stop_signal().as_fd();
+        let mut fds = [
+            PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) if shared.is_stopping() => return false,
+            Ok(_) if !fds[0].revents().is_empty() => return true,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Serves a front-end to its end. Its mistakes end its connection and nothing else.
+fn serve<E: BlockDevice + 'static>(
+    shared: &Arc<Shared<E>>,
+    served: &Arc<Served<E>>,
+    stream: UnixStream,
+) {
+    served.connected.store(true, Ordering::Relaxed);
+    let _outcome = converse(shared, served, stream);
+    served.set_channel(None);
+    served.connected.store(false, Ordering::Relaxed);
+}
+
+fn converse<E: BlockDevice + 'static>(
+    shared: &Arc<Shared<E>>,
+    served: &Arc<Served<E>>,
+    stream: UnixStream,
+) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    // A message that stops in its middle would keep the server from stopping.
+    stream.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
+    stream.set_write_timeout(Some(MESSAGE_TIMEOUT))?;
+    let socket = stream.try_clone()?;
+    let session = Arc::new(Mutex::new(Session::new(Arc::clone(shared), Arc::clone(served))));
+    let mut handler = BackendReqHandler::from_stream(stream, session);
+    while await_readable(shared, &socket) {
+        let channel = peek_channel(&socket);
+        if handler.handle_request().is_err() {
+            break;
+        }
+        if let Some(channel) = channel {
+            served.set_channel(Some(channel));
+        }
+    }
+    // Its queues come to rest as the session goes; only then the other side sees the end.
+    drop(handler);
+    let _gone_before = rustix::net::shutdown(&socket, Shutdown::Both);
+    Ok(())
+}
+
+/// The socket that the next message brings if it is SET_BACKEND_REQ_FD.
+///
+/// The handler keeps it to itself and cannot send what is needed here, a change of the
+/// configuration; so the message is looked at before the handler takes it.
+fn peek_channel(socket: &UnixStream) -> Option<UnixStream> {
+    let mut number = [0; 4];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut files = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let peeked = recvmsg(socket, &mut [IoSliceMut::new(&mut number)], &mut files, flags).ok()?;
+    let mut fds: Vec<OwnedFd> = files
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let is_it = peeked.bytes == number.len()
+        && u32::from_le_bytes(number) == SET_CHANNEL
+        && !peeked.flags.contains(ReturnFlags::CTRUNC);
+    fds.pop().filter(|_| is_it && fds.is_empty()).map(UnixStream::from)
+}
