@@ -62,7 +62,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "cowl-serve",
-        &["cowl-format", "cowl-storage", "cowl-qcow2", "cowl", "cowl-nbd", "cowl-tools"],
+        &[
+            "cowl-format",
+            "cowl-storage",
+            "cowl-qcow2",
+            "cowl",
+            "cowl-nbd",
+            "cowl-vhost-user",
+            "cowl-tools",
+        ],
     ),
     // Their tests serve images that the library opens; the servers themselves know no format.
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block"]),

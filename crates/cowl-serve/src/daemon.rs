@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use compio::runtime::Runtime;
 use cowl_nbd::{Listener, Server, ServerOptions};
+use futures_util::future::try_join;
 
 use crate::control::{self, Additions};
 use crate::disk::{DiskRef, ServedDisk};
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::sandbox::{Needs, Sandbox};
 use crate::stop::Stop;
 use crate::table::{self, ExportTable};
+use crate::virtual_machines;
 
 /// When a daemon ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +87,13 @@ impl Daemon {
                 disks.push(disk.clone());
             }
         }
+        let guests = opened.iter().map(|(options, disk, _)| (options, disk));
+        let (machines, sockets) = virtual_machines::serve(guests, options.threads.max(1))?;
+        options.leftovers.extend(sockets);
         let (exports, entries) = table::exports(opened);
         let listeners = std::mem::take(&mut options.listeners);
         let server = Server::new(exports, listeners, options.nbd.clone());
-        let table = Arc::new(ExportTable::new(server, entries));
+        let table = Arc::new(ExportTable::new(server, machines, entries));
         let metrics = options.metrics.map(MetricsListener::bind).transpose()?;
         let control = options.control.as_deref().map(bind_control).transpose()?;
         options.leftovers.extend(options.control.clone());
@@ -116,8 +121,8 @@ impl Daemon {
         options.sandbox.close(&needs)?;
         let counts = Metrics::new(Arc::clone(&table), Instant::now());
         let metrics = metrics.map(|listener| listener.serve(counts.clone())).transpose()?;
-        let threads = start_threads(&table.server, options.threads, &stop)?;
-        let server = table.server.clone();
+        let servers = Servers { nbd: table.server.clone(), machines: table.machines() };
+        let threads = start_threads(&servers, options.threads, &stop)?;
         let additions = Additions {
             open: options.open,
             allowed: options.sandbox.is_wanted().then_some(options.allowed),
@@ -136,9 +141,10 @@ impl Daemon {
             if let Some(control) = control {
                 let _accepts_no_more = control.cancel().await;
             }
-            server.stop();
-            drop(server);
+            servers.stop();
+            drop(servers);
             let ended = join(threads);
+            keeper.table.servers_have_ended();
             ended.and(keeper.close_all().await)
         };
         let outcome = runtime.block_on(serve);
@@ -194,21 +200,43 @@ fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {
     Ok(UnixListener::from(listener.into_fd()))
 }
 
+/// What a serving thread runs, side by side.
+#[derive(Clone)]
+struct Servers {
+    nbd: Server<ServedDisk>,
+    machines: Option<cowl_vhost_user::Server<ServedDisk>>,
+}
+
+impl Servers {
+    async fn run(&self) -> Result<(), ServeError> {
+        let nbd = async {
+            let served = self.nbd.run().await;
+            served.map_err(ServeError::host("Could not accept clients"))
+        };
+        let machines = async {
+            let Some(server) = &self.machines else { return Ok(()) };
+            let served = server.run().await;
+            served.map_err(ServeError::host("Could not serve virtual machines"))
+        };
+        try_join(nbd, machines).await.map(drop)
+    }
+
+    fn stop(&self) {
+        self.nbd.stop();
+        if let Some(server) = &self.machines {
+            server.stop();
+        }
+    }
+}
+
 type Thread = JoinHandle<Result<(), ServeError>>;
 
-fn start_threads(
-    server: &Server<ServedDisk>,
-    count: usize,
-    stop: &Stop,
-) -> Result<Vec<Thread>, ServeError> {
+fn start_threads(servers: &Servers, count: usize, stop: &Stop) -> Result<Vec<Thread>, ServeError> {
     let start = |index| {
-        let (server, stop) = (server.clone(), stop.clone());
+        let (servers, stop) = (servers.clone(), stop.clone());
         let serve = move || {
             let runtime = Runtime::new().map_err(ServeError::host("Could not set up a ring"));
-            let outcome = runtime.and_then(|runtime| {
-                let served = runtime.block_on(server.run());
-                served.map_err(ServeError::host("Could not accept clients"))
-            });
+            let outcome = runtime.and_then(|runtime| runtime.block_on(servers.run()));
             // One thread without the others would serve some clients and let others wait.
             stop.request();
             outcome
@@ -217,7 +245,7 @@ fn start_threads(
     };
     let threads: Result<Vec<_>, _> = (0..count.max(1)).map(start).collect();
     threads.map_err(|source| {
-        server.stop();
+        servers.stop();
         ServeError::Host { what: "Could not start a serving thread", source }
     })
 }

@@ -41,6 +41,12 @@ pub enum ServeError {
         /// The name.
         name: String,
     },
+    /// An export that stays until the daemon ends.
+    #[error("the export '{name}' is a disk of virtual machines, and stays until the daemon ends")]
+    Fixed {
+        /// The name.
+        name: String,
+    },
     /// A window that the disk does not have.
     #[error("the disk has {size} bytes, and the export '{name}' is to begin or end behind that")]
     OutsideOfDisk {

@@ -44,6 +44,28 @@ pub struct ExportOptions {
     pub rules: Rules,
     /// Names of persistent dirty bitmaps that clients can ask about.
     pub bitmaps: Vec<String>,
+    /// Virtual machines that have it as a disk, for as long as the daemon runs.
+    pub vhost_user: Option<VhostUser>,
+}
+
+/// A disk of virtual machines, one at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostUser {
+    /// Where they connect.
+    pub place: VhostUserPlace,
+    /// Queues that they may use, at most.
+    pub queues_max: u16,
+    /// What the guest sees as the serial number; its first 20 bytes.
+    pub serial: String,
+}
+
+/// Where the front-ends of an export are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VhostUserPlace {
+    /// They connect to this socket.
+    Path(PathBuf),
+    /// This descriptor of the process is a socket, listening or connected.
+    Descriptor(i32),
 }
 
 impl ExportOptions {
@@ -60,6 +82,7 @@ impl ExportOptions {
             length: None,
             rules: Rules::standard(),
             bitmaps: Vec::new(),
+            vhost_user: None,
         }
     }
 

@@ -41,6 +41,15 @@ impl Metrics {
             "connections": server.connections,
             "connections-ever": server.connections_ever,
             "memory-in-flight": server.memory_used,
+            "virtual-machines": self.table.machines().map(|machines| {
+                let stats = machines.stats();
+                json!({
+                    "connections": stats.connections,
+                    "queues": stats.queues,
+                    "requests": stats.requests,
+                    "faults": stats.faults,
+                })
+            }),
             "exports": exports,
         })
     }
@@ -134,7 +143,11 @@ impl Collector for Metrics {
                 Some(Unit::Bytes),
             ),
         ];
-        for (name, help, value, unit) in gauges {
+        let machines = self.table.machines().map(|machines| machines.stats());
+        let front_ends = machines.map_or(0, |stats| stats.connections as u64);
+        let of_machines =
+            ("virtual_machines", "vhost-user connections at the moment", front_ends, None);
+        for (name, help, value, unit) in gauges.into_iter().chain([of_machines]) {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
             gauge.encode(metric)?;

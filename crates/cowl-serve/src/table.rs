@@ -23,6 +23,8 @@ pub(crate) struct Entry {
 /// All of them, by name.
 pub(crate) struct ExportTable {
     pub(crate) server: Server<ServedDisk>,
+    /// The server of virtual machines, until it has ended; its exports stay as they are.
+    pub(crate) machines: Mutex<Option<cowl_vhost_user::Server<ServedDisk>>>,
     entries: Mutex<BTreeMap<String, Entry>>,
 }
 
@@ -61,9 +63,24 @@ pub(crate) fn nbd_export(
 }
 
 impl ExportTable {
-    pub(crate) fn new(server: Server<ServedDisk>, entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(
+        server: Server<ServedDisk>,
+        machines: Option<cowl_vhost_user::Server<ServedDisk>>,
+        entries: Vec<Entry>,
+    ) -> Self {
         let by_name = entries.into_iter().map(|entry| (entry.options.name.clone(), entry));
-        Self { server, entries: Mutex::new(by_name.collect()) }
+        let entries = Mutex::new(by_name.collect());
+        Self { server, machines: Mutex::new(machines), entries }
+    }
+
+    /// The server of virtual machines, if there is one.
+    pub(crate) fn machines(&self) -> Option<cowl_vhost_user::Server<ServedDisk>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// No server runs any more: lets go of what they hold besides the exports.
+    pub(crate) fn servers_have_ended(&self) {
+        drop(self.machines.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -121,6 +138,10 @@ impl ExportTable {
         clients: Clients,
     ) -> Result<Option<DiskRef>, ServeError> {
         let mut entries = self.lock();
+        let is_disk_of_machines = |entry: &Entry| entry.options.vhost_user.is_some();
+        if entries.get(name).is_some_and(is_disk_of_machines) && self.machines().is_some() {
+            return Err(ServeError::Fixed { name: name.to_owned() });
+        }
         let Some(entry) = entries.remove(name) else {
             return Err(ServeError::NoSuchExport { name: name.to_owned() });
         };
@@ -148,7 +169,11 @@ impl ExportTable {
             return Err(fail(cowl::BlockError::ReadOnly));
         }
         let size = ByteCount::new(size);
-        entry.disk.disk.change_size(size, Preallocation::Off).await.map_err(fail)
+        entry.disk.disk.change_size(size, Preallocation::Off).await.map_err(fail)?;
+        if let Some(machines) = self.machines() {
+            machines.announce_resize();
+        }
+        Ok(())
     }
 }
 

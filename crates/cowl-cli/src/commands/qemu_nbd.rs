@@ -339,6 +339,7 @@ impl Options {
             detect_zeros,
             cache: CacheLimits::STANDARD,
             bitmaps: self.bitmaps.clone(),
+            vhost_user: None,
         })
     }
 }

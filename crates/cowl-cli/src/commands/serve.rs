@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cowl::CacheLimits;
-use cowl_serve::{DetectZeros, Sandbox, TlsPolicy, Until};
+use cowl_serve::{DetectZeros, Sandbox, TlsPolicy, Until, VhostUser, VhostUserPlace};
 
 use crate::commands::Verb;
 use crate::failure::{Failure, Stop};
@@ -23,6 +23,16 @@ use crate::snapshot_name::SnapshotName;
 /// Where clients arrive when nothing is said: this machine alone.
 const HOST: &str = "127.0.0.1";
 const PORT: &str = "10809";
+
+/// Queues of a virtual machine, where nothing is said: more than it has processors.
+const QUEUES_MAX: u16 = 64;
+
+/// Bytes of a serial number that guests see.
+const SERIAL_MAX: usize = 20;
+
+/// What the vhost-user conventions ask for.
+const CAPABILITIES: &str =
+    "{\n  \"type\": \"block\",\n  \"features\": [\"read-only\", \"blk-file\"]\n}\n";
 
 const OPTIONS: &[Opt<Flag>] = &[
     option::HELP,
@@ -46,6 +56,37 @@ const OPTIONS: &[Opt<Flag>] = &[
         &["socket-activation"],
         Takes::Nothing,
         "Listen on the sockets that a service manager hands over (LISTEN_FDS).",
+    ),
+    long(
+        Flag::SocketPath,
+        &["socket-path"],
+        Takes::Value("PATH"),
+        "Serve a virtual machine (vhost-user-blk) that connects to this unix socket.",
+    ),
+    long(
+        Flag::Descriptor,
+        &["fd"],
+        Takes::Value("NUM"),
+        "The same on a socket that this descriptor is, listening or connected.",
+    ),
+    long(
+        Flag::Queues,
+        &["queues"],
+        Takes::Value("NUM"),
+        "Queues that a virtual machine may use (64).",
+    ),
+    long(
+        Flag::Serial,
+        &["serial"],
+        Takes::Value("TEXT"),
+        "The disk's serial number in the virtual machine; up to 20 bytes.",
+    ),
+    long(Flag::BlkFile, &["blk-file"], Takes::Value("IMAGE"), "The image; the same as an operand."),
+    long(
+        Flag::PrintCapabilities,
+        &["print-capabilities"],
+        Takes::Nothing,
+        "Say in JSON what this vhost-user back-end is, and end.",
     ),
     option::FORMAT,
     option::IMAGE_OPTS,
@@ -101,8 +142,8 @@ const OPTIONS: &[Opt<Flag>] = &[
         &["export"],
         Takes::Value("LIST"),
         "An export of its own: image=FILE with any of name, description, format, read-only, \
-         snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes, bitmap. May be \
-         given again.",
+         snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes, bitmap, \
+         vhost-user (a socket), queues, serial. May be given again.",
     ),
     short(
         Flag::Shared,
@@ -227,7 +268,7 @@ const OPTIONS: &[Opt<Flag>] = &[
 
 pub(super) const VERB: Verb = Verb {
     name: "serve",
-    summary: "Hand images to clients over NBD",
+    summary: "Hand images to NBD clients and virtual machines",
     usage: "[OPTIONS] IMAGE...",
     about: "Serves until SIGTERM, SIGINT or SIGHUP: then it accepts nothing more, answers what it \
             has, makes everything durable and closes the images. A second signal ends it at once; \
@@ -256,6 +297,10 @@ struct Options {
     start: u64,
     length: Option<u64>,
     bitmaps: Vec<String>,
+    place: Option<VhostUserPlace>,
+    queues_max: u16,
+    serial: String,
+    blk_file: Option<OsString>,
     exports: Vec<String>,
     sockets: Vec<PathBuf>,
     host: Option<String>,
@@ -291,6 +336,10 @@ impl Options {
             start: 0,
             length: None,
             bitmaps: Vec::new(),
+            place: None,
+            queues_max: QUEUES_MAX,
+            serial: String::new(),
+            blk_file: None,
             exports: Vec::new(),
             sockets: Vec::new(),
             host: None,
@@ -328,6 +377,15 @@ impl Options {
             Flag::Description => self.description = export_text(&text())?,
             Flag::Offset => self.start = number::size("offset", &text())?,
             Flag::Size => self.length = Some(number::size("size", &text())?),
+            Flag::SocketPath => self.place = Some(VhostUserPlace::Path(absolute(&path())?)),
+            Flag::Descriptor => {
+                let number = number::count("descriptor", &text(), 0..=i32::MAX as u64)?;
+                self.place = i32::try_from(number).ok().map(VhostUserPlace::Descriptor);
+            }
+            Flag::Queues => self.queues_max = queues(&text())?,
+            Flag::Serial => self.serial = serial(&text())?,
+            Flag::BlkFile => self.blk_file = given.value.clone(),
+            Flag::PrintCapabilities => return Err(Stop::Answer(CAPABILITIES.to_owned())),
             Flag::Bitmap => self.bitmaps.push(text()),
             Flag::Export => self.exports.push(text()),
             Flag::Shared => self.connections_max = serve::connections(&text())?,
@@ -390,6 +448,10 @@ impl Options {
         let format = self.common.format.as_deref();
         option::exclude_format_with_image_opts(self.common.image_opts, format)?;
         let is_single = operands.len() + self.exports.len() == 1;
+        if self.place.is_some() && operands.len() != 1 {
+            let message = "--socket-path and --fd are for a single image; see --export";
+            return Err(Failure::usage(message));
+        }
         if self.name.is_some() && operands.len() != 1 {
             return Err(Failure::usage("--export-name is for a single image; see --export"));
         }
@@ -427,7 +489,12 @@ impl Options {
             detect_zeros: detect_zeros?,
             cache: self.cache,
             bitmaps: self.bitmaps.clone(),
+            vhost_user: self.place.clone().map(|place| self.vhost_user(place)),
         })
+    }
+
+    fn vhost_user(&self, place: VhostUserPlace) -> VhostUser {
+        VhostUser { place, queues_max: self.queues_max, serial: self.serial.clone() }
     }
 
     /// An image with what a list says besides.
@@ -442,7 +509,7 @@ impl Options {
             false => file_name(&image.path),
         };
         let mut request = self.image(name, image)?;
-        let mut detect_zeroes = None;
+        let (mut detect_zeroes, mut machines) = (None, None::<VhostUser>);
         for (key, value) in pairs.iter() {
             let switch = || switch(value).ok_or_else(|| wrong(format!("{key} is on or off")));
             match key {
@@ -458,21 +525,39 @@ impl Options {
                 "discard" => request.settings.set_discard(value).map_err(wrong)?,
                 "bitmap" => request.bitmaps.push(value.to_owned()),
                 "detect-zeroes" => detect_zeroes = Some(value),
+                "vhost-user" => {
+                    let place = VhostUserPlace::Path(absolute(Path::new(value))?);
+                    machines = Some(self.vhost_user(place));
+                }
+                // After the socket, whatever the order: see below.
+                "queues" | "serial" => {}
                 _ => return Err(wrong(format!("there is no option '{key}'"))),
             }
         }
+        match (&mut machines, pairs.get("queues"), pairs.get("serial")) {
+            (None, None, None) => {}
+            (None, ..) => return Err(wrong("queues and serial need vhost-user".to_owned())),
+            (Some(machines), count, text) => {
+                machines.queues_max = count.map_or(Ok(self.queues_max), queues)?;
+                machines.serial = text.map_or(Ok(self.serial.clone()), serial)?;
+            }
+        }
+        request.vhost_user = machines;
         if let Some(value) = detect_zeroes {
             request.detect_zeros = serve::detect_zeros(value, &request.settings)?;
         }
         Ok(request)
     }
 
-    fn addresses(&self) -> Vec<Address> {
+    /// Without a word about it, TCP; but not where the images are served in another way.
+    fn addresses(&self, images: &[ImageRequest]) -> Vec<Address> {
         let mut addresses: Vec<_> = self.sockets.iter().cloned().map(Address::Unix).collect();
         if self.inherits {
             addresses.push(Address::Inherited);
         }
-        if addresses.is_empty() || self.host.is_some() || self.port.is_some() {
+        let is_elsewhere = images.iter().any(|image| image.vhost_user.is_some());
+        let is_nowhere = addresses.is_empty() && !is_elsewhere;
+        if is_nowhere || self.host.is_some() || self.port.is_some() {
             let host = self.host.clone().unwrap_or_else(|| HOST.to_owned());
             let port = self.port.clone().unwrap_or_else(|| PORT.to_owned());
             addresses.push(Address::Tcp { host, port });
@@ -501,14 +586,15 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     while let Some(given) = parser.next()? {
         options.take(&given)?;
     }
-    let operands = parser.operands();
+    let mut operands = parser.operands();
+    operands.extend(options.blk_file.take());
     let images = options.images(&operands)?;
     if images.is_empty() {
         return Err(Failure::usage_with_help("Expecting an image file name").into());
     }
     let request = Request {
+        addresses: options.addresses(&images),
         images,
-        addresses: options.addresses(),
         connections_max: options.connections_max,
         until: options.until,
         handshake_timeout: options.handshake_timeout,
@@ -529,6 +615,18 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     }
     serve::run(request, &options.common, session).map_err(Failure::from)?;
     Ok(0)
+}
+
+fn queues(text: &str) -> Result<u16, Failure> {
+    let count = number::count("number of queues", text, 1..=256)?;
+    Ok(u16::try_from(count).unwrap_or(QUEUES_MAX))
+}
+
+fn serial(text: &str) -> Result<String, Failure> {
+    if SERIAL_MAX < text.len() {
+        return Err(Failure::usage(format!("the serial number '{text}' has more than 20 bytes")));
+    }
+    Ok(text.to_owned())
 }
 
 /// Paths stay what they are whatever becomes of the working folder.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cowl::{Access, CacheLimits, Caching, OpenOptions, Sharing};
-use cowl_serve::{Content, DetectZeros, ExportOptions, LatePool, Rules};
+use cowl_serve::{Content, DetectZeros, ExportOptions, LatePool, Rules, VhostUser};
 
 use crate::disk;
 use crate::failure::Failure;
@@ -29,6 +29,8 @@ pub(crate) struct ImageRequest {
     pub(crate) cache: CacheLimits,
     /// Dirty bitmaps that clients can ask about.
     pub(crate) bitmaps: Vec<String>,
+    /// Virtual machines that have it as a disk.
+    pub(crate) vhost_user: Option<VhostUser>,
 }
 
 impl ImageRequest {
@@ -77,6 +79,7 @@ impl ImageRequest {
             length: self.length,
             rules,
             bitmaps: self.bitmaps,
+            vhost_user: self.vhost_user,
             ..ExportOptions::whole(self.export, &self.image.path, open)
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cowl_nbd::ServerOptions;
-use cowl_serve::{Daemon, LatePool, Options, ServeError, Stop, remove_leftovers};
+use cowl_serve::{Daemon, LatePool, Options, ServeError, Stop, VhostUserPlace, remove_leftovers};
 
 use super::detach::{Letting, is_detached};
 use super::image::base;
@@ -129,6 +129,14 @@ fn announce(request: &Request) -> String {
         for address in &request.addresses {
             let (image, export) = (&image.image.given, &image.export);
             text.push_str(&format!("Serving '{image}' as '{export}' at {address}\n"));
+        }
+        if let Some(machines) = &image.vhost_user {
+            let place = match &machines.place {
+                VhostUserPlace::Path(path) => path.display().to_string(),
+                VhostUserPlace::Descriptor(number) => format!("descriptor {number}"),
+            };
+            let image = &image.image.given;
+            text.push_str(&format!("Serving '{image}' to virtual machines at {place}\n"));
         }
     }
     text

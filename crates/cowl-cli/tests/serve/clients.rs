@@ -117,3 +117,14 @@ assert errno_of(lambda: h.pread(512, size)) == errno.EINVAL
     }
     daemon.finish();
 }
+
+#[test]
+fn a_back_end_says_what_it_is_as_the_conventions_ask() {
+    let output = program(
+        std::path::Path::new("/"),
+        env!("CARGO_BIN_EXE_cowl"),
+        &["serve", "--print-capabilities"],
+    );
+    let said: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(said["type"], "block");
+}
