@@ -9,7 +9,7 @@ mod error;
 mod extent;
 mod raw;
 
-pub use device::{BlockDevice, DeviceResult, ZeroRequest};
+pub use device::{BlockDevice, DeviceResult, Growth, ZeroRequest};
 pub use error::BlockError;
 pub use extent::{Extent, ExtentKind};
 pub use raw::{RawImage, RawOptions};

@@ -54,6 +54,17 @@ impl IoBuffer {
         assert!(length <= self.length, "truncate only shortens");
         self.length = length;
     }
+
+    /// Takes back what [`truncate`](Self::truncate) cut off, with the bytes it had.
+    pub fn restore(&mut self) {
+        self.length = self.capacity();
+    }
+
+    /// Number of bytes it was made with.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.memory.len() - (Self::ALIGNMENT - 1)
+    }
 }
 
 impl core::ops::Deref for IoBuffer {
