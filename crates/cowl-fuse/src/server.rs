@@ -194,7 +194,10 @@ struct Connection {
     device: Mutex<Option<OwnedFd>>,
     workers: AtomicUsize,
     is_unmounting: AtomicBool,
+    /// No request comes any more.
     stop: Stop,
+    /// It is known how it ended.
+    ended: Stop,
     ending: OnceLock<Ending>,
 }
 
@@ -250,6 +253,9 @@ impl<E: BlockDevice + 'static> Server<E> {
         let result = Worker::new(Arc::clone(&self.shared), device)?.run().await;
         // Sleeping threads look for themselves whether there is something to do.
         self.shared.baton.call_all();
+        if result.is_ok() {
+            self.shared.connection.ended.requested().await;
+        }
         drop(presence);
         result
     }
@@ -302,6 +308,7 @@ impl Connection {
             workers: AtomicUsize::new(0),
             is_unmounting: AtomicBool::new(false),
             stop: Stop::default(),
+            ended: Stop::default(),
             ending: OnceLock::new(),
         }
     }
@@ -336,6 +343,7 @@ impl Connection {
     fn end(&self, ending: Ending) {
         self.ending.get_or_init(|| ending);
         self.stop.request();
+        self.ended.request();
         if self.workers.load(Ordering::SeqCst) == 0 {
             drop(self.device().take());
         }

@@ -62,8 +62,14 @@ pub(crate) struct Serving<E: BlockDevice + 'static> {
     folder: TempDir,
     pub(crate) server: Server<E>,
     pub(crate) file: PathBuf,
-    device: Option<Arc<E>>,
-    threads: Vec<JoinHandle<std::io::Result<()>>>,
+    device: Arc<E>,
+    threads: Threads<E>,
+}
+
+/// The threads of a server; a test that fails unmounts and waits for them, too.
+struct Threads<E: BlockDevice + 'static> {
+    server: Server<E>,
+    handles: Vec<JoinHandle<std::io::Result<()>>>,
 }
 
 /// A folder with a new image of `size` bytes, `disk.qcow2`.
@@ -96,10 +102,10 @@ impl Serving<Image> {
     /// Unmounts, closes the image, and lets QEMU check it. Returns the folder.
     pub(crate) fn finish(mut self) -> TempDir {
         self.end();
-        let disk = self.device.take().unwrap();
-        // The server holds the device, too, and is not dropped before this is.
-        Runtime::new().unwrap().block_on(disk.flush()).unwrap();
-        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        let Self { folder, server, device, threads, .. } = self;
+        drop((server, threads));
+        let disk = Arc::try_unwrap(device).ok().expect("nobody holds the disk any more");
+        Runtime::new().unwrap().block_on(disk.shut()).unwrap();
         let check = ["check", "disk.qcow2"];
         let checked = cowl_testkit::run(cowl_testkit::Tool::Img, folder.path(), &check);
         assert_eq!(checked.code, 0, "{checked:?}");
@@ -135,13 +141,14 @@ impl<E: BlockDevice + 'static> Serving<E> {
         let How { caching, sharing, memory_max, .. } = how;
         let options = Options { caching, sharing, memory_max, ..Options::standard() };
         let server = Server::new(export, &at, options)?;
-        let threads = (0..THREADS)
+        let handles = (0..THREADS)
             .map(|_| {
                 let server = server.clone();
                 std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
             })
             .collect();
-        Ok(Self { folder, server, file, device: Some(device), threads })
+        let threads = Threads { server: server.clone(), handles };
+        Ok(Self { folder, server, file, device, threads })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -161,7 +168,7 @@ impl<E: BlockDevice + 'static> Serving<E> {
 
     /// Waits for the threads of a server that ends.
     pub(crate) fn join(&mut self) {
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.handles.drain(..) {
             thread.join().unwrap().unwrap();
         }
         assert_eq!(self.server.stats().memory_used, 0);
@@ -172,10 +179,10 @@ impl<E: BlockDevice + 'static> Serving<E> {
     }
 }
 
-impl<E: BlockDevice + 'static> Drop for Serving<E> {
+impl<E: BlockDevice + 'static> Drop for Threads<E> {
     fn drop(&mut self) {
         self.server.stop();
-        for thread in self.threads.drain(..) {
+        for thread in self.handles.drain(..) {
             thread.join().ok();
         }
     }
