@@ -41,10 +41,19 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "cowl-cli",
-        &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl", "cowl-tools"],
+        &[
+            "cowl-format",
+            "cowl-storage",
+            "cowl-block",
+            "cowl-qcow2",
+            "cowl",
+            "cowl-tools",
+            "cowl-fuse",
+        ],
     ),
-    // Its tests serve images that the library opens; the server itself knows no format.
+    // Their tests serve images that the library opens; the servers themselves know no format.
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block"]),
+    ("cowl-fuse", &["cowl-format", "cowl-storage", "cowl-block"]),
     ("cowl-testkit", &["cowl-format"]),
     ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd"]),
     ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
@@ -55,7 +64,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies"];
 
 /// Edges that tests have and the crates themselves must not.
-const DEV_EDGES: &[(&str, &str)] = &[("cowl-nbd", "cowl")];
+const DEV_EDGES: &[(&str, &str)] = &[("cowl-nbd", "cowl"), ("cowl-fuse", "cowl")];
 
 pub(crate) fn run() -> Result<(), String> {
     say("\n== tidy\n");

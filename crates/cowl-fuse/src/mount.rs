@@ -116,8 +116,7 @@ impl Mount {
     /// Mounts; the descriptor is the server's end of the connection.
     pub(crate) fn new(request: &Request<'_>) -> Result<(Self, OwnedFd), MountError> {
         let at = request.at;
-        let no_mount_point =
-            |source| MountError::MountPoint { path: at.to_owned(), source };
+        let no_mount_point = |source| MountError::MountPoint { path: at.to_owned(), source };
         // Relative paths change their meaning when the process changes its directory.
         let path = std::fs::canonicalize(at).map_err(no_mount_point)?;
         let metadata = std::fs::metadata(&path).map_err(no_mount_point)?;
@@ -215,8 +214,11 @@ fn mount_with_helper(path: &Path, request: &Request<'_>) -> Result<OwnedFd, Moun
         _ => failed(source.to_string()),
     };
     // A comma would end the option.
-    let source: String =
-        request.source.chars().map(|char| if ",\\\0".contains(char) { '_' } else { char }).collect();
+    let source: String = request
+        .source
+        .chars()
+        .map(|char| if ",\\\0".contains(char) { '_' } else { char })
+        .collect();
     let mut options = format!("fsname={source},subtype=cowl,nosuid,nodev,default_permissions");
     if request.access == Access::ReadOnly {
         options.push_str(",ro");

@@ -160,6 +160,8 @@ pub struct Stats {
     pub bytes_written: u64,
     /// Bytes of requests and answers in flight at the moment.
     pub memory_used: u64,
+    /// Files open at the moment. A close counts a little after it has returned to who closed.
+    pub open_files: u64,
 }
 
 /// A mounted device. Clones are the same server; when the last one is dropped the mount goes, too.
@@ -206,6 +208,7 @@ struct Counters {
     requests: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    open_files: AtomicU64,
 }
 
 impl<E: BlockDevice + 'static> Server<E> {
@@ -290,6 +293,7 @@ impl<E: BlockDevice + 'static> Server<E> {
             bytes_read: counters.bytes_read.load(Ordering::Relaxed),
             bytes_written: counters.bytes_written.load(Ordering::Relaxed),
             memory_used: self.shared.budget.used(),
+            open_files: counters.open_files.load(Ordering::Relaxed),
         }
     }
 }

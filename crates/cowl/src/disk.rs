@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use cowl_block::{
-    BlockDevice, BlockError, DeviceResult, Extent, Growth, RawImage, ZeroRequest,
-};
+use cowl_block::{BlockDevice, BlockError, DeviceResult, Extent, Growth, RawImage, ZeroRequest};
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_qcow2::{Image, Preallocation};
 use cowl_storage::{Allocation, FileStorage, IoBuffer, Purpose, Storage};

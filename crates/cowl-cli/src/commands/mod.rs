@@ -10,6 +10,7 @@ mod info;
 mod io;
 mod map;
 mod measure;
+mod mount;
 mod tour;
 
 pub(crate) use info::format_specific;
@@ -53,6 +54,7 @@ pub(crate) const VERBS: &[&Verb] = &[
     &dd::VERB,
     &io::VERB,
     &bench::VERB,
+    &mount::VERB,
 ];
 
 /// Verbs of qemu-img that this version lacks.

@@ -123,8 +123,10 @@ pub enum Request {
     },
     /// Size and free space of the file system.
     Statistics,
-    /// An open file or directory is closed for good.
+    /// An open file is closed for good.
     Release,
+    /// An open directory is.
+    ReleaseDirectory,
     /// Makes a file durable.
     Sync,
     /// Somebody closes a file; the last chance to tell of errors.
@@ -189,7 +191,8 @@ impl Request {
                 Self::Write { at, length }
             }
             17 => Self::Statistics,
-            18 | 29 => Self::Release,
+            18 => Self::Release,
+            29 => Self::ReleaseDirectory,
             20 | 30 => Self::Sync,
             25 => Self::Flush,
             27 => Self::OpenDirectory,

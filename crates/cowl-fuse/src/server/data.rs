@@ -52,7 +52,11 @@ impl<E: BlockDevice + 'static> Worker<E> {
             payload.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         }
         if payload.is_empty() {
-            return if at == end { Ok(Answer::Bytes(reply::written(0))) } else { Err(Errno::NOSPC) };
+            return if at == end {
+                Ok(Answer::Bytes(reply::written(0)))
+            } else {
+                Err(Errno::NOSPC)
+            };
         }
         let length = u32::try_from(payload.len()).map_err(|_| Errno::INVAL)?;
         let device = &shared.export.device;

@@ -1,6 +1,7 @@
 //! What a request asks for, and what is answered.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use cowl_block::{BlockDevice, BlockError};
 use cowl_storage::IoBuffer;
@@ -85,7 +86,13 @@ pub(super) async fn run<E: BlockDevice + 'static>(
             let found = shared.seek(at, whence).await?;
             Ok(Answer::Bytes(reply::found(found)))
         }
-        Request::Release | Request::Forget | Request::Destroy => Ok(Answer::DONE),
+        Request::Release => {
+            let fewer = |open: u64| Some(open.saturating_sub(1));
+            let open_files = &shared.counters.open_files;
+            open_files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).ok();
+            Ok(Answer::DONE)
+        }
+        Request::ReleaseDirectory | Request::Forget | Request::Destroy => Ok(Answer::DONE),
         other => {
             if !shared.ownership.admits(header.uid, shared.options.sharing) {
                 return Err(Errno::ACCES);
@@ -160,6 +167,7 @@ impl<E: BlockDevice + 'static> Worker<E> {
         if is_for_reading {
             how = how.with(OpenFlags::NO_FLUSH);
         }
+        shared.counters.open_files.fetch_add(1, Ordering::Relaxed);
         Ok(Answer::Bytes(reply::opened(how)))
     }
 

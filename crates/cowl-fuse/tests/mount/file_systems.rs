@@ -55,8 +55,7 @@ struct FileSystem {
     check: &'static [&'static str],
 }
 
-const EXT4: FileSystem =
-    FileSystem { make: &["mkfs.ext4", "-q"], check: &["e2fsck", "-fn"] };
+const EXT4: FileSystem = FileSystem { make: &["mkfs.ext4", "-q"], check: &["e2fsck", "-fn"] };
 const XFS: FileSystem = FileSystem { make: &["mkfs.xfs", "-q"], check: &["xfs_repair", "-n"] };
 
 /// Makes a file system, lets fio write and verify, mounts again and compares, trims, checks.

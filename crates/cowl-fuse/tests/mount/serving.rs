@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use compio::runtime::Runtime;
-use cowl::{
-    BlockDevice, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener,
-};
+use cowl::{BlockDevice, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener};
 use cowl_fuse::{Access, Caching, Export, MountError, Options, Server, Sharing, Sizing};
 use cowl_storage::UringStorage;
 use tempfile::TempDir;
@@ -115,11 +113,7 @@ impl Serving<Image> {
 
 impl<E: BlockDevice + 'static> Serving<E> {
     /// Mounts `device` in `folder`, and serves it.
-    pub(crate) fn of_device(
-        folder: TempDir,
-        device: Arc<E>,
-        how: How,
-    ) -> Result<Self, MountError> {
+    pub(crate) fn of_device(folder: TempDir, device: Arc<E>, how: How) -> Result<Self, MountError> {
         let (at, file) = match how.place {
             Place::OverFile => {
                 let file = folder.path().join("mounted");
