@@ -14,8 +14,8 @@
 //!
 //! Invariants:
 //!   - a request's bytes are its own from when it is read until it is answered,
-//!   - what callers can make the server hold is bounded by [`Options::memory_max`]; requests past it
-//!     wait in the kernel, on the account of who makes them,
+//!   - what callers can make the server hold is bounded by [`Options::memory_max`]; requests past
+//!     it wait in the kernel, on the account of who makes them,
 //!   - nothing that a caller does, being killed included, ends the server or another's request.
 
 mod attributes;

@@ -143,8 +143,8 @@ impl<S: Storage> Layer<S> {
         }
     }
 
-    /// A lock whose holders change files. What one of them was doing when it was dropped has come to
-    /// its end: else the length that it was setting would cut off what comes next.
+    /// A lock whose holders change files. What one of them was doing when it was dropped has come
+    /// to its end: else the length that it was setting would cut off what comes next.
     pub(crate) async fn lock_settled<'l, T>(
         &self,
         lock: &'l AsyncMutex<T>,

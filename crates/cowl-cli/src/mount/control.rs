@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,7 +104,7 @@ fn find(target: &Path) -> Option<UnixStream> {
     for entry in fs::read_dir(host::run_folder()).ok()?.flatten() {
         let folder = entry.path();
         let Ok(bytes) = fs::read(folder.join(TARGET)) else { continue };
-        if PathBuf::from(std::ffi::OsString::from_vec(bytes)) != target {
+        if bytes != target.as_os_str().as_bytes() {
             continue;
         }
         if let Ok(socket) = UnixStream::connect(folder.join(SOCKET)) {

@@ -269,13 +269,15 @@ impl Threads {
     /// Waits for them; they end with their server.
     fn join(self) -> Result<(), Failure> {
         let failed = |reason: String| Failure::new(Kind::Io, format!("Serving failed: {reason}"));
-        self.serving.into_iter().fold(Ok(()), |outcome, thread| {
-            outcome.and(match thread.join() {
+        let mut outcome = Ok(());
+        for thread in self.serving {
+            outcome = outcome.and(match thread.join() {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(failed(disk::system_words(&error))),
                 Err(_) => Err(failed("a thread panicked".to_owned())),
-            })
-        })
+            });
+        }
+        outcome
     }
 }
 

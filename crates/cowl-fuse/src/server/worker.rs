@@ -128,7 +128,7 @@ impl<E: BlockDevice + 'static> Worker<E> {
     async fn start(self: &Rc<Self>, input: &mut Input, length: usize, turn: u32) {
         let Ok(header) = Header::decode(&input.head, length) else { return };
         let request = decode(&header, input, length);
-        let bytes = request.as_ref().map_or(0, |request| memory_of(request));
+        let bytes = request.as_ref().map_or(0, memory_of);
         if turn != 1 || LONG <= bytes {
             self.shared.baton.call_one();
         }
