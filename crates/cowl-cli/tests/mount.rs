@@ -278,3 +278,30 @@ fn a_signal_ends_the_foreground_cleanly() {
     assert_eq!(foreground.child.wait().unwrap().code(), Some(0));
     place.check();
 }
+
+#[test]
+fn what_a_killed_process_left_is_unmounted() {
+    if !can_loop(&["losetup", "mount", "mkfs.ext4"]) {
+        return;
+    }
+    for options in [&["--fuse-only"][..], &[]] {
+        let place = Place::new();
+        place.format(&["mkfs.ext4", "-q", "-F"]);
+        assert_eq!(place.mount(options).code, 0);
+        let target = fs::canonicalize(place.folder.path()).unwrap().join("mnt");
+        let is_ours = |folder: &fs::DirEntry| {
+            fs::read_to_string(folder.path().join("target"))
+                .is_ok_and(|text| Path::new(&text) == target)
+        };
+        let mut folders = fs::read_dir("/run/cowl/mounts").unwrap().flatten();
+        let folder = folders.find(is_ours).unwrap();
+        run_well("kill", &["-KILL", folder.file_name().to_str().unwrap()]);
+        place.wait_until_closed();
+        let unmounted = place.unmount();
+        assert_eq!(unmounted.code, 1);
+        assert!(unmounted.stderr.contains("without closing the image"), "{unmounted:?}");
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(place.folder.path().to_str().unwrap()), "{mounts}");
+        assert!(!folder.path().exists());
+    }
+}

@@ -3,13 +3,17 @@
 //!
 //! The mount point is a plain file, which shows the disk from then on, or a directory, which gets a
 //! file of the image's name. With `COWL_FUSE_DIRECT` in the environment all requests come here
-//! instead of to the page cache of the kernel; with `COWL_FUSE_GROWABLE` the file can grow.
+//! instead of to the page cache of the kernel; with `COWL_FUSE_GROWABLE` the file can grow; with
+//! `COWL_FUSE_READ_ONLY` it cannot be written; with `COWL_FUSE_PLAIN` the image is read and written
+//! by plain calls on the serving threads instead of by their rings.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use compio::runtime::Runtime;
-use cowl::{Access, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener};
+use cowl::{
+    Access, Disk, FileOptions, FileStorage, Files, OpenOptions, StorageError, StorageOpener,
+};
 use cowl_fuse::{Caching, Export, Options, Server, Sizing};
 use cowl_storage::UringStorage;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -29,7 +33,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [_, image, mount_point, threads] = &arguments[..] else {
         return Err("usage: serve IMAGE MOUNTPOINT THREADS".into());
     };
-    let is_set = |name| std::env::var_os(name).is_some();
+    match is_set("COWL_FUSE_PLAIN") {
+        true => serve(&Files, image, mount_point, threads.parse()?),
+        false => serve(&Ring, image, mount_point, threads.parse()?),
+    }
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some()
+}
+
+fn serve<O: StorageOpener>(
+    opener: &O,
+    image: &str,
+    mount_point: &str,
+    threads: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let access = match is_set("COWL_FUSE_READ_ONLY") {
         true => Access::ReadOnly,
@@ -37,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let options = OpenOptions { access, ..OpenOptions::local() };
     let runtime = Runtime::new()?;
-    let disk = Arc::new(runtime.block_on(Disk::open_with(&Ring, image.as_ref(), &options))?);
+    let disk = Arc::new(runtime.block_on(Disk::open_with(opener, image.as_ref(), &options))?);
     let name = Path::new(image).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let export = Export {
         device: Arc::clone(&disk),
@@ -48,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let caching = if is_set("COWL_FUSE_DIRECT") { Caching::Direct } else { Caching::PageCache };
     let options = Options { caching, ..Options::standard() };
     let server = Server::new(export, mount_point.as_ref(), options)?;
-    let threads: Vec<_> = (0..threads.parse::<usize>()?)
+    let threads: Vec<_> = (0..threads)
         .map(|_| {
             let server = server.clone();
             std::thread::spawn(move || Runtime::new()?.block_on(server.run()))

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::about;
-use super::host::{self, Folder, SOCKET, TARGET};
+use super::host::{self, DISK, Folder, SOCKET, TARGET};
 use crate::failure::{Failure, Kind};
 
 const OK: &str = "ok";
@@ -66,9 +66,23 @@ impl Askers {
 pub(crate) fn unmount(at: &Path) -> Result<(), Failure> {
     // A dead mount point cannot be looked at, but its parent can.
     let target = canonical(at).map_err(|error| about(at, "Could not find", &error))?;
-    let Some(socket) = find(&target) else {
-        let message = format!("Nothing is mounted at '{}' by this command", at.display());
-        return Err(Failure::new(Kind::Open, message).about(at));
+    let socket = match find(&target) {
+        Some(Found::Serving(socket)) => socket,
+        Some(Found::Dead(folder)) => {
+            host::unmount_dead(&target);
+            host::unmount_dead(&folder.join(DISK));
+            host::remove(&folder);
+            let message = format!(
+                "The process that served '{}' had ended without closing the image; what it left \
+                 mounted is unmounted",
+                at.display()
+            );
+            return Err(Failure::new(Kind::Io, message).about(at));
+        }
+        None => {
+            let message = format!("Nothing is mounted at '{}' by this command", at.display());
+            return Err(Failure::new(Kind::Open, message).about(at));
+        }
     };
     let ask = |mut socket: UnixStream| -> io::Result<String> {
         let mut words = String::new();
@@ -99,19 +113,29 @@ pub(super) fn canonical(at: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// A connection to who serves `target`. Folders of processes that were killed are removed.
-fn find(target: &Path) -> Option<UnixStream> {
+/// Who served `target` last.
+enum Found {
+    /// A process that still does.
+    Serving(UnixStream),
+    /// One that was killed, and left this folder.
+    Dead(PathBuf),
+}
+
+fn find(target: &Path) -> Option<Found> {
+    let mut dead = None;
     for entry in fs::read_dir(host::run_folder()).ok()?.flatten() {
         let folder = entry.path();
         let Ok(bytes) = fs::read(folder.join(TARGET)) else { continue };
         if bytes != target.as_os_str().as_bytes() {
             continue;
         }
-        if let Ok(socket) = UnixStream::connect(folder.join(SOCKET)) {
-            return Some(socket);
+        match UnixStream::connect(folder.join(SOCKET)) {
+            Ok(socket) => return Some(Found::Serving(socket)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => dead = Some(folder),
+            Err(_) => {}
         }
     }
-    None
+    dead.map(Found::Dead)
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ pub(super) fn run_folder() -> PathBuf {
         Some(folder) => Path::new(&folder).join("cowl/mounts"),
         None => {
             let user = rustix::process::geteuid().as_raw();
-            std::env::temp_dir().join(format!("cowl-{user}/mounts"))
+            // One folder: whoever owns a parent could exchange it.
+            std::env::temp_dir().join(format!("cowl-mounts-{user}"))
         }
     }
 }
@@ -75,12 +76,23 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is still mounted in it stays, and is seen.
-        for name in [DISK, TARGET, SOCKET] {
-            let path = self.path.join(name);
-            fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).ok();
-        }
-        fs::remove_dir(&self.path).ok();
+        remove(&self.path);
+    }
+}
+
+/// Removes the folder of a mount. What is still mounted in it stays, and is seen.
+pub(super) fn remove(folder: &Path) {
+    for name in [DISK, TARGET, SOCKET] {
+        fs::remove_file(folder.join(name)).ok();
+    }
+    fs::remove_dir(folder).ok();
+}
+
+/// Takes what a process that was killed has left mounted out of the tree.
+pub(super) fn unmount_dead(at: &Path) {
+    let Some(at) = at.to_str() else { return };
+    if run("umount", &["--lazy", "--", at]).is_err() {
+        run("fusermount3", &["-u", "-z", "--", at]).ok();
     }
 }
 

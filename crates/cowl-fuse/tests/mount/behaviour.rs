@@ -8,7 +8,7 @@ use cowl_fuse::{Access, Caching, Sharing};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use crate::program::{can_mount, is_root};
+use crate::program::{are_installed, can_mount, is_root, try_run};
 use crate::serving::{How, Place, Serving, new_image};
 
 const MIB: u64 = 1 << 20;
@@ -178,6 +178,26 @@ fn permissions_owner_and_times_can_be_changed() {
     let refused = std::os::unix::fs::chown(&serving.file, Some(1234), None).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(95));
     serving.finish();
+}
+
+#[test]
+fn strangers_are_admitted_as_the_options_say() {
+    if !can_mount() || !is_root() || !are_installed(&["setpriv"]) {
+        return;
+    }
+    for (sharing, is_admitted) in
+        [(Sharing::Owner, false), (Sharing::OwnerAndRoot, false), (Sharing::Everyone, true)]
+    {
+        let serving = Serving::new_image(MIB, How { sharing, ..How::PLAIN });
+        fs::set_permissions(serving.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&serving.file, fs::Permissions::from_mode(0o644)).unwrap();
+        let stranger = ["--reuid=65534", "--regid=65534", "--clear-groups", "cat"];
+        let file = serving.file.to_str().unwrap();
+        let read = try_run("setpriv", &[&stranger[..], &[file]].concat());
+        assert_eq!(read.code == 0, is_admitted, "{sharing:?} {}", read.stderr);
+        assert_eq!(fs::read(&serving.file).unwrap().len() as u64, MIB);
+        serving.finish();
+    }
 }
 
 #[test]
