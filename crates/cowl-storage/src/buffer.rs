@@ -121,4 +121,13 @@ mod tests {
         assert_eq!(moved.as_ptr(), before);
         assert_eq!(&moved[..], b"here");
     }
+
+    #[test]
+    fn what_truncate_cut_off_comes_back() {
+        let mut buffer = IoBuffer::from_slice(b"whole");
+        buffer.truncate(2);
+        assert_eq!((&buffer[..], buffer.capacity()), (&b"wh"[..], 5));
+        buffer.restore();
+        assert_eq!(&buffer[..], b"whole");
+    }
 }
