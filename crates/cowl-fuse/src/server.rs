@@ -140,7 +140,8 @@ impl Options {
 pub enum Ending {
     /// [`Server::stop`] unmounted it, and nobody used it any more.
     Unmounted,
-    /// [`Server::stop`] took it out of the tree while somebody used it, who now gets `ENOTCONN`.
+    /// [`Server::stop`] took it out of the tree while somebody used it, who now gets `ENOTCONN`
+    /// (`ECONNABORTED` for what he asked in that moment).
     Detached,
     /// [`Server::stop`] could not unmount it. Whoever uses it gets `ENOTCONN`, and the mount point
     /// waits for somebody who may unmount it.

@@ -15,9 +15,7 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_directory_has_the_file_and_nothing_else() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(MIB, How { place: Place::InDirectory, ..How::PLAIN });
     let folder = serving.file.parent().unwrap();
     let names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -36,9 +34,7 @@ fn a_directory_has_the_file_and_nothing_else() {
 
 #[test]
 fn a_file_of_fixed_size_is_a_disk() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for caching in [Caching::PageCache, Caching::Direct] {
         let serving = Serving::new_image(MIB, How { caching, ..How::PLAIN });
         let file = serving.open();
@@ -67,9 +63,7 @@ fn a_file_of_fixed_size_is_a_disk() {
 
 #[test]
 fn holes_are_told_and_punched_to_the_byte() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(64 * MIB, How::PLAIN);
     let file = serving.open();
     assert_eq!(seek(&file, SeekFrom::Data(0)), Err(Errno::NXIO));
@@ -98,9 +92,7 @@ fn holes_are_told_and_punched_to_the_byte() {
 
 #[test]
 fn blocks_and_free_space_follow_what_is_allocated() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(64 * MIB, How::PLAIN);
     let before = fs::metadata(&serving.file).unwrap();
     assert!(before.blocks() * 512 < 2 * MIB, "{}", before.blocks());
@@ -119,9 +111,7 @@ fn blocks_and_free_space_follow_what_is_allocated() {
 
 #[test]
 fn plain_allocation_is_promised_only_where_it_is_true() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(8 * MIB, How::PLAIN);
     let file = serving.open();
     file.write_all_at(&[3; 1 << 20], 0).unwrap();
@@ -135,9 +125,7 @@ fn plain_allocation_is_promised_only_where_it_is_true() {
 
 #[test]
 fn a_read_only_image_cannot_be_written() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let how = How { access: Access::ReadOnly, ..How::PLAIN };
     let serving = Serving::of_image(new_image(MIB), how);
     let metadata = fs::metadata(&serving.file).unwrap();
@@ -155,7 +143,8 @@ fn a_read_only_image_cannot_be_written() {
 
 #[test]
 fn permissions_owner_and_times_can_be_changed() {
-    if !can_mount() || !is_root() {
+    let Some(_alone) = can_mount() else { return };
+    if !is_root() {
         return;
     }
     let serving = Serving::new_image(MIB, How { sharing: Sharing::Everyone, ..How::PLAIN });
@@ -182,7 +171,8 @@ fn permissions_owner_and_times_can_be_changed() {
 
 #[test]
 fn strangers_are_admitted_as_the_options_say() {
-    if !can_mount() || !is_root() || !are_installed(&["setpriv"]) {
+    let Some(_alone) = can_mount() else { return };
+    if !is_root() || !are_installed(&["setpriv"]) {
         return;
     }
     for (sharing, is_admitted) in
@@ -202,9 +192,7 @@ fn strangers_are_admitted_as_the_options_say() {
 
 #[test]
 fn names_that_are_none_and_places_that_are_none_are_refused() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     use cowl_block::{RawImage, RawOptions};
     use cowl_fuse::{Export, MountError, Options, Server, Sizing};
     let storage = cowl_storage::MemoryStorage::from_vec(vec![0; 4096]);

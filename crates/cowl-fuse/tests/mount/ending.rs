@@ -27,9 +27,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 #[test]
 fn a_file_that_nobody_uses_is_unmounted() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for place in [Place::OverFile, Place::InDirectory] {
         let mut serving = Serving::new_image(MIB, How { place, ..How::PLAIN });
         serving.open().write_all_at(b"x", 0).unwrap();
@@ -44,15 +42,15 @@ fn a_file_that_nobody_uses_is_unmounted() {
 
 #[test]
 fn a_file_in_use_goes_all_the_same_and_its_user_is_told() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let mut serving = Serving::new_image(MIB, How::PLAIN);
     let file = serving.open();
     file.write_all_at(b"kept", 0).unwrap();
     serving.end();
     assert_eq!(serving.server.ending(), Some(Ending::Detached));
-    assert_eq!(file.write_at(b"lost", 0).unwrap_err().raw_os_error(), Some(107));
+    // Not connected; or cut off, where the kernel took the write before the last end was closed.
+    let errno = file.write_at(b"lost", 0).unwrap_err().raw_os_error();
+    assert!([Some(107), Some(103)].contains(&errno), "{errno:?}");
     drop(file);
     let folder = serving.finish();
     let read = ["-f", "qcow2", "-c", "read -P 0x6b 0 1", "disk.qcow2"];
@@ -62,9 +60,7 @@ fn a_file_in_use_goes_all_the_same_and_its_user_is_told() {
 
 #[test]
 fn stopping_many_times_from_many_threads_ends_once() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let mut serving = Serving::new_image(MIB, How::PLAIN);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -79,7 +75,8 @@ fn stopping_many_times_from_many_threads_ends_once() {
 
 #[test]
 fn unmounting_from_outside_ends_the_server() {
-    if !can_mount() || !is_root() {
+    let Some(_alone) = can_mount() else { return };
+    if !is_root() {
         return;
     }
     let mut serving = Serving::new_image(MIB, How::PLAIN);
@@ -97,9 +94,7 @@ fn unmounting_from_outside_ends_the_server() {
 
 #[test]
 fn a_server_that_never_ran_leaves_no_mount() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     use cowl_fuse::{Access, Export, Options, Sizing};
     let folder = tempfile::tempdir().unwrap();
     let export = Export {
@@ -117,9 +112,7 @@ fn a_server_that_never_ran_leaves_no_mount() {
 
 #[test]
 fn a_killed_caller_harms_nobody() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let device = Arc::new(OddDevice::new(MIB as usize));
     let folder = tempfile::tempdir().unwrap();
     let mut serving = Serving::of_device(folder, Arc::clone(&device), How::PLAIN).unwrap();
@@ -156,9 +149,7 @@ fn a_killed_caller_harms_nobody() {
 
 #[test]
 fn requests_under_way_are_answered_before_the_end() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let device = Arc::new(OddDevice::new(MIB as usize));
     let folder = tempfile::tempdir().unwrap();
     let mut serving = Serving::of_device(folder, Arc::clone(&device), How::PLAIN).unwrap();

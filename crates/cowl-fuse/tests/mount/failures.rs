@@ -19,9 +19,7 @@ fn mount(how: How) -> (Arc<OddDevice>, Serving<OddDevice>) {
 
 #[test]
 fn the_caller_gets_the_errno_of_the_device() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for caching in [Caching::PageCache, Caching::Direct] {
         let (device, mut serving) = mount(How { caching, ..How::PLAIN });
         let file = serving.open();
@@ -52,9 +50,7 @@ fn the_caller_gets_the_errno_of_the_device() {
 
 #[test]
 fn closing_tells_that_flushing_failed() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let (device, mut serving) = mount(How::PLAIN);
     let file = serving.open();
     file.write_all_at(&[1; 512], 0).unwrap();
@@ -74,9 +70,7 @@ fn closing_tells_that_flushing_failed() {
 
 #[test]
 fn a_device_of_fixed_size_refuses_to_grow() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let (_device, mut serving) = mount(How { sizing: Sizing::Growable, ..How::PLAIN });
     let file = serving.open();
     assert_eq!(file.set_len(2 << 20).unwrap_err().raw_os_error(), Some(95));

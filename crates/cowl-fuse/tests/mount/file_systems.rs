@@ -61,9 +61,7 @@ const XFS: FileSystem = FileSystem { make: &["mkfs.xfs", "-q"], check: &["xfs_re
 /// Makes a file system, lets fio write and verify, mounts again and compares, trims, checks.
 fn exercise(file_system: &FileSystem, direct: &str, how: How) {
     let programs = [file_system.make[0], file_system.check[0], "fio", "fstrim", "umount"];
-    if !can_loop(&programs) {
-        return;
-    }
+    let Some(_alone) = can_loop(&programs) else { return };
     let serving = Serving::new_image(SIZE, how);
     let at = serving.folder().join("files");
     std::fs::create_dir(&at).unwrap();

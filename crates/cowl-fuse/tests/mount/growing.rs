@@ -13,9 +13,7 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_growable_file_grows_with_what_is_written() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for caching in [Caching::PageCache, Caching::Direct] {
         let how = How { caching, sizing: Sizing::Growable, ..How::PLAIN };
         let serving = Serving::new_image(MIB, how);
@@ -38,9 +36,7 @@ fn a_growable_file_grows_with_what_is_written() {
 
 #[test]
 fn opening_a_growable_file_with_truncation_empties_it() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(MIB, How { sizing: Sizing::Growable, ..How::PLAIN });
     serving.open().write_all_at(&[5; 70_000], 0).unwrap();
     let file = File::create(&serving.file).unwrap();
@@ -53,9 +49,7 @@ fn opening_a_growable_file_with_truncation_empties_it() {
 
 #[test]
 fn sizes_that_no_file_has_are_refused() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(MIB, How { sizing: Sizing::Growable, ..How::PLAIN });
     let file = serving.open();
     for size in [1 << 62, i64::MAX as u64] {
@@ -69,9 +63,7 @@ fn sizes_that_no_file_has_are_refused() {
 
 #[test]
 fn appenders_side_by_side_lose_nothing() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let how = How { caching: Caching::Direct, sizing: Sizing::Growable, ..How::PLAIN };
     let serving = Serving::new_image(0, how);
     std::thread::scope(|scope| {

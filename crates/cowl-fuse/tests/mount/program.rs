@@ -5,17 +5,27 @@ use std::process::Command;
 
 use cowl_testkit::Output;
 
+/// The right to be the only test that runs.
+///
+/// A program that one test starts begins as a copy of the process, with the open files of all tests
+/// and the connections of their servers. Closing those files asks the servers; one that is just
+/// ending does not answer, and does not end either while the copy has its connection.
+pub(crate) type Alone = std::sync::MutexGuard<'static, ()>;
+
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Whether this process can mount, and has qemu-img for images.
-pub(crate) fn can_mount() -> bool {
+pub(crate) fn can_mount() -> Option<Alone> {
+    let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !cowl_testkit::is_available() {
-        return false;
+        return None;
     }
     let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
     if let Err(error) = device {
         eprintln!("SKIPPED: /dev/fuse: {error}");
-        return false;
+        return None;
     }
-    is_root() || are_installed(&["fusermount3"])
+    (is_root() || are_installed(&["fusermount3"])).then_some(alone)
 }
 
 pub(crate) fn is_root() -> bool {
@@ -23,19 +33,17 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Whether file systems on loop devices can be mounted, too.
-pub(crate) fn can_loop(programs: &[&str]) -> bool {
-    if !can_mount() {
-        return false;
-    }
+pub(crate) fn can_loop(programs: &[&str]) -> Option<Alone> {
+    let alone = can_mount()?;
     if !is_root() {
         eprintln!("SKIPPED: only root attaches loop devices");
-        return false;
+        return None;
     }
     if let Err(error) = std::fs::File::open("/dev/loop-control") {
         eprintln!("SKIPPED: /dev/loop-control: {error}");
-        return false;
+        return None;
     }
-    are_installed(&["losetup", "mount"]) && are_installed(programs)
+    (are_installed(&["losetup", "mount"]) && are_installed(programs)).then_some(alone)
 }
 
 /// Whether `programs` can be run.

@@ -21,9 +21,7 @@ fn check_image(serving: Serving<crate::serving::Image>, bytes: &[u8]) {
 
 #[test]
 fn the_file_holds_what_was_written_through_the_page_cache() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for seed in 0..3 {
         let serving = Serving::new_image(SIZE, How::PLAIN);
         let mut model = Model::new(serving.open(), SIZE, 1, seed);
@@ -37,9 +35,7 @@ fn the_file_holds_what_was_written_through_the_page_cache() {
 
 #[test]
 fn the_file_holds_what_was_written_past_the_page_cache() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for (seed, place) in [(10, Place::OverFile), (11, Place::InDirectory)] {
         let serving = Serving::new_image(SIZE, How { place, ..How::PLAIN });
         let direct = open_direct(&serving.file).unwrap();
@@ -54,9 +50,7 @@ fn the_file_holds_what_was_written_past_the_page_cache() {
 
 #[test]
 fn the_file_holds_what_was_written_where_the_server_answers_everything() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     let serving = Serving::new_image(SIZE, How { caching: Caching::Direct, ..How::PLAIN });
     let mut model = Model::new(serving.open(), SIZE, 1, 20);
     for _ in 0..1000 {
@@ -68,9 +62,7 @@ fn the_file_holds_what_was_written_where_the_server_answers_everything() {
 
 #[test]
 fn the_file_holds_what_was_written_while_its_size_changes() {
-    if !can_mount() {
-        return;
-    }
+    let Some(_alone) = can_mount() else { return };
     for (seed, caching) in [(30, Caching::PageCache), (31, Caching::Direct)] {
         let how = How { caching, sizing: Sizing::Growable, ..How::PLAIN };
         let serving = Serving::new_image(SIZE, how);
