@@ -56,6 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "cowl-qcow2",
             "cowl",
             "cowl-nbd",
+            "cowl-fuse",
             "cowl-serve",
             "cowl-tools",
         ],
@@ -75,6 +76,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Their tests serve images that the library opens; the servers themselves know no format.
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block"]),
     ("cowl-vhost-user", &["cowl-format", "cowl-storage", "cowl-block"]),
+    ("cowl-fuse", &["cowl-format", "cowl-storage", "cowl-block"]),
     ("cowl-testkit", &["cowl-format"]),
     ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd"]),
     ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
@@ -85,7 +87,8 @@ const EDGES: &[(&str, &[&str])] = &[
 const DEV_ONLY: &[&str] = &["cowl-testkit", "cowl-fuzz-bodies"];
 
 /// Edges that tests have and the crates themselves must not.
-const DEV_EDGES: &[(&str, &str)] = &[("cowl-nbd", "cowl"), ("cowl-vhost-user", "cowl")];
+const DEV_EDGES: &[(&str, &str)] =
+    &[("cowl-nbd", "cowl"), ("cowl-vhost-user", "cowl"), ("cowl-fuse", "cowl")];
 
 pub(crate) fn run() -> Result<(), String> {
     say("\n== tidy\n");

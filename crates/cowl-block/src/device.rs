@@ -19,6 +19,15 @@ pub enum ZeroRequest {
     KeepAllocated,
 }
 
+/// What new bytes of a device that grows stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// Nothing yet: space is taken when they are written.
+    Sparse,
+    /// Space that the host has reserved, so that writing them cannot run out of it.
+    Allocated,
+}
+
 /// A virtual disk.
 ///
 /// Offsets and lengths are bytes and need no alignment; requests that meet
@@ -80,4 +89,23 @@ pub trait BlockDevice: Send + Sync {
         at: GuestOffset,
         length: ByteCount,
     ) -> impl Future<Output = Result<Vec<Extent>, BlockError>>;
+
+    /// Makes the device `size` bytes large. New bytes read as zeros, what a smaller size cuts off
+    /// is gone. Requests past the smaller of both sizes must not run at the same time.
+    ///
+    /// Devices of fixed size refuse it.
+    fn resize(
+        &self,
+        size: ByteCount,
+        growth: Growth,
+    ) -> impl Future<Output = Result<(), BlockError>> {
+        let _nothing_is_changed = (size, growth);
+        async { Err(BlockError::Unsupported { what: "changing the size of the device" }) }
+    }
+
+    /// Bytes that the host has given to the device so far, its metadata included: what `du` would
+    /// say. Cheap, and out of date as soon as it is told. A device that cannot tell takes its size.
+    fn allocated(&self) -> impl Future<Output = Result<ByteCount, BlockError>> {
+        async { Ok(self.size()) }
+    }
 }

@@ -10,7 +10,7 @@ mod error;
 mod extent;
 mod raw;
 
-pub use device::{BlockDevice, DeviceResult, ZeroRequest};
+pub use device::{BlockDevice, DeviceResult, Growth, ZeroRequest};
 pub use dirty_bitmap::{BitmapChunk, DirtyBitmap, DirtyRun};
 pub use error::BlockError;
 pub use extent::{Extent, ExtentKind};

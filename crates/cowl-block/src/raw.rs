@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
-use cowl_storage::{IoBuffer, Purpose, Storage, ZeroMode};
+use cowl_storage::{Allocation, IoBuffer, Purpose, Storage, ZeroMode};
 
-use crate::{BlockDevice, BlockError, DeviceResult, Extent, ExtentKind, ZeroRequest};
+use crate::{BlockDevice, BlockError, DeviceResult, Extent, ExtentKind, Growth, ZeroRequest};
 
 /// Runs told by one call of [`BlockDevice::extents`]: bounds its memory on badly fragmented files.
 const EXTENTS_MAX: usize = 4096;
@@ -206,6 +206,21 @@ impl<S: Storage> BlockDevice for RawImage<S> {
         }
         self.storage.barrier(Purpose::Barrier).await?;
         Ok(())
+    }
+
+    async fn resize(&self, size: ByteCount, growth: Growth) -> Result<(), BlockError> {
+        let before = BlockDevice::size(self);
+        RawImage::resize(self, size).await?;
+        if growth == Growth::Allocated && before < size {
+            let at = self.offset + before;
+            let how = Allocation::Reserve;
+            self.storage.allocate(at, size - before, how, Purpose::Preallocation).await?;
+        }
+        Ok(())
+    }
+
+    async fn allocated(&self) -> Result<ByteCount, BlockError> {
+        Ok(self.storage.allocated().await?)
     }
 
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {

@@ -3,7 +3,9 @@
 
 use std::future::Future;
 
-use cowl_block::{BlockDevice, BlockError, Extent, ExtentKind, RawImage, RawOptions, ZeroRequest};
+use cowl_block::{
+    BlockDevice, BlockError, Extent, ExtentKind, Growth, RawImage, RawOptions, ZeroRequest,
+};
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_storage::{
     Access, Caching, Existence, FaultEffect, FaultRule, FaultStorage, FileKinds, FileOptions,
@@ -130,6 +132,20 @@ fn resizing_cuts_and_grows_the_file() {
     wait(image.resize(bytes(6))).unwrap();
     assert_eq!(read(&image, 0, 6).unwrap(), b"0123\0\0");
     assert_eq!(image.into_storage().to_vec(), b"0123\0\0");
+}
+
+#[test]
+fn a_device_grows_with_and_without_space_behind_it() {
+    let image = memory(b"abc", RawOptions::whole_file());
+    for (size, growth) in [(1024, Growth::Sparse), (4096, Growth::Allocated)] {
+        wait(BlockDevice::resize(&image, bytes(size), growth)).unwrap();
+        assert_eq!(BlockDevice::size(&image), bytes(size));
+    }
+    assert_eq!(read(&image, 0, 4).unwrap(), b"abc\0");
+    assert!(bytes(0) < wait(BlockDevice::allocated(&image)).unwrap());
+    let window = memory(b"abcdef", window(0, 3));
+    let refused = wait(BlockDevice::resize(&window, bytes(4), Growth::Sparse)).unwrap_err();
+    assert_eq!(refused.errno(), 95);
 }
 
 #[test]

@@ -12,8 +12,9 @@ use signal_hook::iterator::Signals;
 pub(crate) struct Ending {
     /// Asks for the orderly end; returns at once.
     pub(crate) ask: Box<dyn Fn() + Send>,
-    /// The last thing before the program ends at once.
-    pub(crate) at_once: Box<dyn Fn() + Send>,
+    /// The last thing before the program ends at once, on the next signal; without it every signal
+    /// asks.
+    pub(crate) at_once: Option<Box<dyn Fn() + Send>>,
 }
 
 static ENDING: Mutex<Option<Ending>> = Mutex::new(None);
@@ -33,12 +34,14 @@ pub(crate) fn watch() {
         let mut was_asked = false;
         for signal in signals.forever() {
             if let Some(ending) = &*ENDING.lock().unwrap_or_else(PoisonError::into_inner) {
-                if !was_asked {
-                    was_asked = true;
-                    (ending.ask)();
-                    continue;
+                match &ending.at_once {
+                    Some(at_once) if was_asked => at_once(),
+                    _ => {
+                        was_asked = true;
+                        (ending.ask)();
+                        continue;
+                    }
                 }
-                (ending.at_once)();
             }
             cowl_storage::remove_unfinished();
             // The exit status then says which signal it was, as for any other program.

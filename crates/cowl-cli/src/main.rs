@@ -15,6 +15,7 @@ mod image_name;
 mod interrupt;
 mod io;
 mod json;
+mod mount;
 mod nbd_name;
 mod new_image;
 mod number;

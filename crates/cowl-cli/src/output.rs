@@ -25,7 +25,8 @@ impl Output {
     pub(crate) fn of_process() -> Self {
         let stdout = io::stdout();
         // Not the handle of std: that one flushes at every line whatever stands behind it.
-        let raw = rustix::io::fcntl_dupfd_cloexec(&stdout, 0).map(std::fs::File::from);
+        // Programs that are started must not hold it: its reader would wait for them, too.
+        let raw = rustix::io::fcntl_dupfd_cloexec(&stdout, 3).map(std::fs::File::from);
         let writer: Box<dyn Write + Send> = match raw {
             Ok(file) if stdout.is_terminal() => Box::new(LineWriter::new(file)),
             Ok(file) => Box::new(BufWriter::with_capacity(64 << 10, file)),

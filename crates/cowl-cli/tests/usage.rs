@@ -232,7 +232,7 @@ fn help_names_every_command_and_ends_well() {
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     for verb in [
         "tour", "create", "info", "convert", "check", "compare", "map", "measure", "dd", "io",
-        "bench",
+        "bench", "mount",
     ] {
         assert!(help.stdout.contains(&format!("\n  {verb} ")), "{verb}");
         for option in ["--help", "-h"] {

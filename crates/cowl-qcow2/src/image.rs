@@ -6,14 +6,16 @@
 //!
 //! `Image` routes requests; it decides nothing about tables, caches or order.
 
+use std::sync::Arc;
+
 use cowl_block::{
-    BlockDevice, BlockError, DeviceResult, Extent, ExtentKind, RawImage, ZeroRequest,
+    BlockDevice, BlockError, DeviceResult, Extent, ExtentKind, Growth, RawImage, ZeroRequest,
 };
 use cowl_format::{ByteCount, GuestOffset};
 use cowl_storage::{IoBuffer, Storage};
 
 use crate::mapping::RunKind;
-use crate::{Error, ImageStats, Layer};
+use crate::{Error, ImageStats, Layer, Preallocation};
 
 /// An open image with its backing chain.
 ///
@@ -245,5 +247,24 @@ impl<S: Storage> BlockDevice for Image<S> {
 
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {
         Image::extents(self, at, length).await.map_err(BlockError::from)
+    }
+
+    async fn resize(&self, size: ByteCount, growth: Growth) -> Result<(), BlockError> {
+        let preallocation = match growth {
+            Growth::Sparse => Preallocation::Off,
+            Growth::Allocated => Preallocation::Falloc,
+        };
+        Ok(Image::resize(self, size, preallocation).await?)
+    }
+
+    /// Of the image itself: its backing files are shared with others.
+    async fn allocated(&self) -> Result<ByteCount, BlockError> {
+        let image = self.top().file();
+        let data = self.top().data_file();
+        let mut bytes = image.allocated().await?;
+        if !Arc::ptr_eq(image, data) {
+            bytes = bytes + data.allocated().await?;
+        }
+        Ok(bytes)
     }
 }

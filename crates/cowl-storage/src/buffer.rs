@@ -76,6 +76,20 @@ impl IoBuffer {
         assert!(length <= self.length, "truncate only shortens");
         self.length = length;
     }
+
+    /// Takes back what [`truncate`](Self::truncate) cut off, with the bytes it had.
+    pub fn restore(&mut self) {
+        self.length = self.capacity();
+    }
+
+    /// Number of bytes it was made with.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        match &self.memory {
+            Memory::Owned { bytes, .. } => bytes.len() - (Self::ALIGNMENT - 1),
+            Memory::Shared(claim) => claim.len(),
+        }
+    }
 }
 
 impl core::ops::Deref for IoBuffer {
@@ -139,5 +153,14 @@ mod tests {
         let moved = Box::new(buffer);
         assert_eq!(moved.as_ptr(), before);
         assert_eq!(&moved[..], b"here");
+    }
+
+    #[test]
+    fn what_truncate_cut_off_comes_back() {
+        let mut buffer = IoBuffer::from_slice(b"whole");
+        buffer.truncate(2);
+        assert_eq!((&buffer[..], buffer.capacity()), (&b"wh"[..], 5));
+        buffer.restore();
+        assert_eq!(&buffer[..], b"whole");
     }
 }

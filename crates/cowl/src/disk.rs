@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cowl_block::{BlockDevice, BlockError, DeviceResult, Extent, RawImage, ZeroRequest};
+use cowl_block::{BlockDevice, BlockError, DeviceResult, Extent, Growth, RawImage, ZeroRequest};
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_qcow2::{Image, Preallocation};
 use cowl_storage::{Allocation, Blocking, FileStorage, IoBuffer, Purpose, Storage};
@@ -189,7 +189,7 @@ async fn resize_raw<S: Storage>(
         }
     };
     let before = BlockDevice::size(raw);
-    raw.resize(size).await?;
+    RawImage::resize(raw, size).await?;
     if let Some(how) = how
         && before < size
     {
@@ -265,6 +265,21 @@ impl<S: Storage> BlockDevice for Disk<S> {
         match &self.chain {
             Chain::Raw(raw) => raw.extents(at, length).await,
             Chain::Qcow2(image) => BlockDevice::extents(image, at, length).await,
+        }
+    }
+
+    async fn resize(&self, size: ByteCount, growth: Growth) -> Result<(), BlockError> {
+        let preallocation = match growth {
+            Growth::Sparse => Preallocation::Off,
+            Growth::Allocated => Preallocation::Falloc,
+        };
+        self.change_size(size, preallocation).await
+    }
+
+    async fn allocated(&self) -> Result<ByteCount, BlockError> {
+        match &self.chain {
+            Chain::Raw(raw) => raw.allocated().await,
+            Chain::Qcow2(image) => image.allocated().await,
         }
     }
 }

@@ -25,7 +25,9 @@ mod error;
 mod format;
 mod worker_pool;
 
-pub use cowl_block::{BlockDevice, BlockError, DirtyBitmap, Extent, ExtentKind, ZeroRequest};
+pub use cowl_block::{
+    BlockDevice, BlockError, DirtyBitmap, Extent, ExtentKind, Growth, ZeroRequest,
+};
 pub use cowl_format::{ByteCount, Corruption, GuestOffset, Header, HostOffset};
 pub use cowl_qcow2::{
     BeyondEnd, CacheLimits, CheckProgress, CheckReport, Finding, FindingKind, Inline, Layer,

@@ -10,6 +10,7 @@ mod info;
 mod io;
 mod map;
 mod measure;
+mod mount;
 mod qemu_nbd;
 mod serve;
 mod tour;
@@ -57,6 +58,7 @@ pub(crate) const VERBS: &[&Verb] = &[
     &serve::VERB,
     &io::VERB,
     &bench::VERB,
+    &mount::VERB,
 ];
 
 /// Verbs of qemu-img that this version lacks.

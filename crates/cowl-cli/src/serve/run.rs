@@ -91,7 +91,7 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
     let at_once = bound.0.clone();
     interrupt::end_by(Ending {
         ask: Box::new(move || stop.request()),
-        at_once: Box::new(move || remove_leftovers(&at_once)),
+        at_once: Some(Box::new(move || remove_leftovers(&at_once))),
     });
     let metrics = daemon.metrics_address();
     let served = daemon.run(|| {
