@@ -70,6 +70,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "cowl",
             "cowl-nbd",
             "cowl-vhost-user",
+            "cowl-fuse",
             "cowl-tools",
         ],
     ),

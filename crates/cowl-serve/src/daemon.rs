@@ -11,12 +11,13 @@ use std::time::Instant;
 
 use compio::runtime::Runtime;
 use cowl_nbd::{Listener, Server, ServerOptions};
-use futures_util::future::try_join;
+use futures_util::future::{try_join_all, try_join3};
 
 use crate::control::{self, Additions};
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
 use crate::export::{Bitmaps, ExportOptions};
+use crate::files::Files;
 use crate::http::MetricsListener;
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
@@ -64,6 +65,7 @@ pub struct Daemon {
     options: Options,
     runtime: Runtime,
     table: Arc<ExportTable>,
+    files: Files,
     disks: Vec<DiskRef>,
     control: Option<UnixListener>,
     metrics: Option<MetricsListener>,
@@ -90,6 +92,7 @@ impl Daemon {
         let guests = opened.iter().map(|(options, disk, _)| (options, disk));
         let (machines, sockets) = virtual_machines::serve(guests, options.threads.max(1))?;
         options.leftovers.extend(sockets);
+        let files = Files::mount(opened.iter().map(|(options, disk, _)| (options, disk)))?;
         let (exports, entries) = table::exports(opened);
         let listeners = std::mem::take(&mut options.listeners);
         let server = Server::new(exports, listeners, options.nbd.clone());
@@ -97,7 +100,7 @@ impl Daemon {
         let metrics = options.metrics.map(MetricsListener::bind).transpose()?;
         let control = options.control.as_deref().map(bind_control).transpose()?;
         options.leftovers.extend(options.control.clone());
-        Ok(Self { options, runtime, table, disks, control, metrics, stop })
+        Ok(Self { options, runtime, table, files, disks, control, metrics, stop })
     }
 
     /// Where metrics are served.
@@ -112,16 +115,21 @@ impl Daemon {
     ///
     /// `ready` is called when clients are served.
     pub fn run(self, ready: impl FnOnce()) -> Result<(), ServeError> {
-        let Self { options, runtime, table, disks, control, metrics, stop } = self;
+        let Self { options, runtime, table, files, disks, control, metrics, stop } = self;
         let needs = Needs {
             allowed: &options.allowed,
             leftovers: &options.leftovers,
             control: control.is_some(),
+            files: !files.servers().is_empty(),
         };
         options.sandbox.close(&needs)?;
         let counts = Metrics::new(Arc::clone(&table), Instant::now());
         let metrics = metrics.map(|listener| listener.serve(counts.clone())).transpose()?;
-        let servers = Servers { nbd: table.server.clone(), machines: table.machines() };
+        let servers = Servers {
+            nbd: table.server.clone(),
+            machines: table.machines(),
+            files: files.servers().to_vec(),
+        };
         let threads = start_threads(&servers, options.threads, &stop)?;
         let additions = Additions {
             open: options.open,
@@ -141,9 +149,11 @@ impl Daemon {
             if let Some(control) = control {
                 let _accepts_no_more = control.cancel().await;
             }
+            files.stop();
             servers.stop();
             drop(servers);
             let ended = join(threads);
+            files.end();
             keeper.table.servers_have_ended();
             ended.and(keeper.close_all().await)
         };
@@ -205,6 +215,7 @@ fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {
 struct Servers {
     nbd: Server<ServedDisk>,
     machines: Option<cowl_vhost_user::Server<ServedDisk>>,
+    files: Vec<cowl_fuse::Server<ServedDisk>>,
 }
 
 impl Servers {
@@ -218,7 +229,11 @@ impl Servers {
             let served = server.run().await;
             served.map_err(ServeError::host("Could not serve virtual machines"))
         };
-        try_join(nbd, machines).await.map(drop)
+        let files = try_join_all(self.files.iter().map(async |server| {
+            let served = server.run().await;
+            served.map_err(ServeError::host("Could not serve a mounted file"))
+        }));
+        try_join3(nbd, machines, files).await.map(drop)
     }
 
     fn stop(&self) {

@@ -42,7 +42,9 @@ pub enum ServeError {
         name: String,
     },
     /// An export that stays until the daemon ends.
-    #[error("the export '{name}' is a disk of virtual machines, and stays until the daemon ends")]
+    #[error(
+        "the export '{name}' is a disk of virtual machines or a mounted file, and stays until the daemon ends"
+    )]
     Fixed {
         /// The name.
         name: String,
@@ -68,6 +70,12 @@ pub enum ServeError {
     TooManyBitmaps {
         /// The export.
         name: String,
+    },
+    /// A file could not be mounted.
+    #[error("{source}")]
+    Mount {
+        /// Why not.
+        source: cowl_fuse::MountError,
     },
     /// A path of the daemon's own could not be used.
     #[error("{what} '{}': {source}", path.display())]

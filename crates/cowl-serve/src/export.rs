@@ -46,6 +46,19 @@ pub struct ExportOptions {
     pub bitmaps: Vec<String>,
     /// Virtual machines that have it as a disk, for as long as the daemon runs.
     pub vhost_user: Option<VhostUser>,
+    /// A file that shows it, for as long as the daemon runs.
+    pub fuse: Option<FuseFile>,
+}
+
+/// A plain file that is the export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FuseFile {
+    /// A plain file that it covers, or a directory in which it has the export's name.
+    pub mount_point: PathBuf,
+    /// Whether writing past the end makes the disk longer.
+    pub growable: bool,
+    /// Whether other users than the one who serves can use it.
+    pub allow_other: bool,
 }
 
 /// A disk of virtual machines, one at a time.
@@ -83,6 +96,7 @@ impl ExportOptions {
             rules: Rules::standard(),
             bitmaps: Vec::new(),
             vhost_user: None,
+            fuse: None,
         }
     }
 

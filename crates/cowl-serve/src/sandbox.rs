@@ -40,6 +40,10 @@ pub enum SandboxError {
         /// What it said.
         reason: String,
     },
+    /// Whoever is not root unmounts with a program that has more rights, which no sandboxed process
+    /// can start.
+    #[error("only root can serve mounted files from inside the sandbox")]
+    NeedsHelper,
     /// The kernel has no seccomp filters.
     #[error("this kernel does not filter system calls (seccomp): {reason}")]
     Seccomp {
@@ -56,6 +60,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) leftovers: &'a [PathBuf],
     /// Whether commands come.
     pub(crate) control: bool,
+    /// Whether there are FUSE mounts, which are unmounted at the end.
+    pub(crate) files: bool,
 }
 
 impl Sandbox {
@@ -67,6 +73,9 @@ impl Sandbox {
     pub(crate) fn close(self, needs: &Needs<'_>) -> Result<(), SandboxError> {
         if !self.is_wanted() {
             return Ok(());
+        }
+        if needs.files && !rustix::process::getuid().is_root() {
+            return self.judge("all", Err(SandboxError::NeedsHelper));
         }
         self.judge("landlock", restrict_files(needs))?;
         self.judge("seccomp", calls::restrict(needs))
@@ -97,6 +106,11 @@ fn restrict_files(needs: &Needs<'_>) -> Result<(), SandboxError> {
     let rules = [
         (needs.allowed.iter().map(PathBuf::as_path).collect::<Vec<_>>(), files(abi)),
         (folders.into_iter().collect(), AccessFs::RemoveFile.into()),
+        // Each serving thread opens an end of the connection for itself.
+        (
+            if needs.files { vec![Path::new("/dev/fuse")] } else { Vec::new() },
+            AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
+        ),
     ];
     for (paths, access) in rules {
         for path in paths {

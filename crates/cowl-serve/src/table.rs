@@ -137,24 +137,29 @@ impl ExportTable {
         name: &str,
         clients: Clients,
     ) -> Result<Option<DiskRef>, ServeError> {
-        let mut entries = self.lock();
-        let is_disk_of_machines = |entry: &Entry| entry.options.vhost_user.is_some();
-        if entries.get(name).is_some_and(is_disk_of_machines) && self.machines().is_some() {
+        let options = self.find(name)?.options;
+        if options.vhost_user.is_some() || options.fuse.is_some() {
             return Err(ServeError::Fixed { name: name.to_owned() });
         }
+        self.take(name, clients)
+    }
+
+    /// Takes all exports away, those that stay until the end too, and gives back their disks, each
+    /// once.
+    pub(crate) fn remove_all(&self) -> Vec<DiskRef> {
+        let names: Vec<_> = self.lock().keys().cloned().collect();
+        let take = |name: String| self.take(&name, Clients::Cut).ok().flatten();
+        names.into_iter().filter_map(take).collect()
+    }
+
+    fn take(&self, name: &str, clients: Clients) -> Result<Option<DiskRef>, ServeError> {
+        let mut entries = self.lock();
         let Some(entry) = entries.remove(name) else {
             return Err(ServeError::NoSuchExport { name: name.to_owned() });
         };
         self.server.exports().remove(name, clients);
         let is_used = entries.values().any(|other| other.disk.is_same(&entry.disk));
-        Ok((!is_used).then_some(entry.disk))
-    }
-
-    /// Takes all exports away, and gives back their disks, each once.
-    pub(crate) fn remove_all(&self) -> Vec<DiskRef> {
-        let names: Vec<_> = self.lock().keys().cloned().collect();
-        let remove = |name: String| self.remove(&name, Clients::Cut).ok().flatten();
-        names.into_iter().filter_map(remove).collect()
+        Ok((!is_used).then(|| entry.disk.clone()))
     }
 
     /// Makes everything durable that clients were told is done.

@@ -340,6 +340,7 @@ impl Options {
             cache: CacheLimits::STANDARD,
             bitmaps: self.bitmaps.clone(),
             vhost_user: None,
+            fuse: None,
         })
     }
 }

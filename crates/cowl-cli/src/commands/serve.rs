@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cowl::CacheLimits;
-use cowl_serve::{DetectZeros, Sandbox, TlsPolicy, Until, VhostUser, VhostUserPlace};
+use cowl_serve::{DetectZeros, FuseFile, Sandbox, TlsPolicy, Until, VhostUser, VhostUserPlace};
 
 use crate::commands::Verb;
 use crate::failure::{Failure, Stop};
@@ -88,6 +88,25 @@ const OPTIONS: &[Opt<Flag>] = &[
         Takes::Nothing,
         "Say in JSON what this vhost-user back-end is, and end.",
     ),
+    long(
+        Flag::Fuse,
+        &["fuse"],
+        Takes::Value("PATH"),
+        "Show the disk as a plain file, through FUSE: over the file PATH, or in the directory PATH \
+         under the export's name (disk if that is empty).",
+    ),
+    long(
+        Flag::Growable,
+        &["growable"],
+        Takes::Nothing,
+        "Writing past the end of that file makes the disk longer.",
+    ),
+    long(
+        Flag::AllowOther,
+        &["allow-other"],
+        Takes::Nothing,
+        "Other users can use that file, as its permissions say.",
+    ),
     option::FORMAT,
     option::IMAGE_OPTS,
     short(Flag::ReadOnly, 'r', &["read-only"], Takes::Nothing, "Clients change nothing."),
@@ -143,7 +162,8 @@ const OPTIONS: &[Opt<Flag>] = &[
         Takes::Value("LIST"),
         "An export of its own: image=FILE with any of name, description, format, read-only, \
          snapshot, load-snapshot, offset, size, cache, discard, detect-zeroes, bitmap, \
-         vhost-user (a socket), queues, serial. May be given again.",
+         vhost-user (a socket), queues, serial, fuse (a mount point), growable, allow-other. May be \
+         given again.",
     ),
     short(
         Flag::Shared,
@@ -268,7 +288,7 @@ const OPTIONS: &[Opt<Flag>] = &[
 
 pub(super) const VERB: Verb = Verb {
     name: "serve",
-    summary: "Hand images to NBD clients and virtual machines",
+    summary: "Hand images to NBD clients, virtual machines and as files",
     usage: "[OPTIONS] IMAGE...",
     about: "Serves until SIGTERM, SIGINT or SIGHUP: then it accepts nothing more, answers what it \
             has, makes everything durable and closes the images. A second signal ends it at once; \
@@ -298,6 +318,9 @@ struct Options {
     length: Option<u64>,
     bitmaps: Vec<String>,
     place: Option<VhostUserPlace>,
+    mount_point: Option<PathBuf>,
+    growable: bool,
+    allow_other: bool,
     queues_max: u16,
     serial: String,
     blk_file: Option<OsString>,
@@ -337,6 +360,9 @@ impl Options {
             length: None,
             bitmaps: Vec::new(),
             place: None,
+            mount_point: None,
+            growable: false,
+            allow_other: false,
             queues_max: QUEUES_MAX,
             serial: String::new(),
             blk_file: None,
@@ -382,6 +408,9 @@ impl Options {
                 let number = number::count("descriptor", &text(), 0..=i32::MAX as u64)?;
                 self.place = i32::try_from(number).ok().map(VhostUserPlace::Descriptor);
             }
+            Flag::Fuse => self.mount_point = Some(absolute(&path())?),
+            Flag::Growable => self.growable = true,
+            Flag::AllowOther => self.allow_other = true,
             Flag::Queues => self.queues_max = queues(&text())?,
             Flag::Serial => self.serial = serial(&text())?,
             Flag::BlkFile => self.blk_file = given.value.clone(),
@@ -448,8 +477,8 @@ impl Options {
         let format = self.common.format.as_deref();
         option::exclude_format_with_image_opts(self.common.image_opts, format)?;
         let is_single = operands.len() + self.exports.len() == 1;
-        if self.place.is_some() && operands.len() != 1 {
-            let message = "--socket-path and --fd are for a single image; see --export";
+        if (self.place.is_some() || self.mount_point.is_some()) && operands.len() != 1 {
+            let message = "--socket-path, --fd and --fuse are for a single image; see --export";
             return Err(Failure::usage(message));
         }
         if self.name.is_some() && operands.len() != 1 {
@@ -490,7 +519,12 @@ impl Options {
             cache: self.cache,
             bitmaps: self.bitmaps.clone(),
             vhost_user: self.place.clone().map(|place| self.vhost_user(place)),
+            fuse: self.mount_point.clone().map(|mount_point| self.fuse(mount_point)),
         })
+    }
+
+    fn fuse(&self, mount_point: PathBuf) -> FuseFile {
+        FuseFile { mount_point, growable: self.growable, allow_other: self.allow_other }
     }
 
     fn vhost_user(&self, place: VhostUserPlace) -> VhostUser {
@@ -529,8 +563,12 @@ impl Options {
                     let place = VhostUserPlace::Path(absolute(Path::new(value))?);
                     machines = Some(self.vhost_user(place));
                 }
-                // After the socket, whatever the order: see below.
-                "queues" | "serial" => {}
+                "fuse" => {
+                    let file = self.fuse(absolute(Path::new(value))?);
+                    request.fuse = Some(file);
+                }
+                // After the socket and the mount point, whatever the order: see below.
+                "queues" | "serial" | "growable" | "allow-other" => {}
                 _ => return Err(wrong(format!("there is no option '{key}'"))),
             }
         }
@@ -543,6 +581,15 @@ impl Options {
             }
         }
         request.vhost_user = machines;
+        for key in ["growable", "allow-other"] {
+            let Some(value) = pairs.get(key) else { continue };
+            let is_on = switch(value).ok_or_else(|| wrong(format!("{key} is on or off")))?;
+            match (&mut request.fuse, key) {
+                (None, _) => return Err(wrong(format!("{key} needs fuse"))),
+                (Some(file), "growable") => file.growable = is_on,
+                (Some(file), _) => file.allow_other = is_on,
+            }
+        }
         if let Some(value) = detect_zeroes {
             request.detect_zeros = serve::detect_zeros(value, &request.settings)?;
         }
@@ -555,7 +602,8 @@ impl Options {
         if self.inherits {
             addresses.push(Address::Inherited);
         }
-        let is_elsewhere = images.iter().any(|image| image.vhost_user.is_some());
+        let is_elsewhere =
+            images.iter().any(|image| image.vhost_user.is_some() || image.fuse.is_some());
         let is_nowhere = addresses.is_empty() && !is_elsewhere;
         if is_nowhere || self.host.is_some() || self.port.is_some() {
             let host = self.host.clone().unwrap_or_else(|| HOST.to_owned());

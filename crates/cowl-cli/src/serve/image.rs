@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cowl::{Access, CacheLimits, Caching, OpenOptions, Sharing};
-use cowl_serve::{Content, DetectZeros, ExportOptions, LatePool, Rules, VhostUser};
+use cowl_serve::{Content, DetectZeros, ExportOptions, FuseFile, LatePool, Rules, VhostUser};
 
 use crate::disk;
 use crate::failure::Failure;
@@ -31,6 +31,8 @@ pub(crate) struct ImageRequest {
     pub(crate) bitmaps: Vec<String>,
     /// Virtual machines that have it as a disk.
     pub(crate) vhost_user: Option<VhostUser>,
+    /// A file that shows it.
+    pub(crate) fuse: Option<FuseFile>,
 }
 
 impl ImageRequest {
@@ -80,6 +82,7 @@ impl ImageRequest {
             rules,
             bitmaps: self.bitmaps,
             vhost_user: self.vhost_user,
+            fuse: self.fuse,
             ..ExportOptions::whole(self.export, &self.image.path, open)
         })
     }

@@ -130,6 +130,10 @@ fn announce(request: &Request) -> String {
             let (image, export) = (&image.image.given, &image.export);
             text.push_str(&format!("Serving '{image}' as '{export}' at {address}\n"));
         }
+        if let Some(file) = &image.fuse {
+            let (image, at) = (&image.image.given, file.mount_point.display());
+            text.push_str(&format!("Serving '{image}' as a file at {at}\n"));
+        }
         if let Some(machines) = &image.vhost_user {
             let place = match &machines.place {
                 VhostUserPlace::Path(path) => path.display().to_string(),

@@ -108,6 +108,10 @@ const OLD_TO_OPEN: &[libc::c_long] = &[libc::SYS_open, libc::SYS_readlink];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_TO_OPEN: &[libc::c_long] = &[];
 
+/// What FUSE mounts take: further ends of their connections, and unmounting.
+const FOR_FILES: &[libc::c_long] =
+    &[libc::SYS_openat, libc::SYS_ioctl, libc::SYS_umount2, libc::SYS_syncfs, libc::SYS_statfs];
+
 pub(super) fn restrict(needs: &Needs<'_>) -> Result<(), SandboxError> {
     let fail = |reason: String| SandboxError::Seccomp { reason };
     let program = program(needs).map_err(|error| fail(error.to_string()))?;
@@ -119,6 +123,9 @@ fn program(needs: &Needs<'_>) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut calls = vec![ALWAYS, OLD];
     if needs.control && !needs.allowed.is_empty() {
         calls.extend([TO_OPEN, OLD_TO_OPEN]);
+    }
+    if needs.files {
+        calls.extend([FOR_FILES, OLD_TO_OPEN]);
     }
     for &call in calls.into_iter().flatten() {
         rules.insert(call, Vec::new());

@@ -1,0 +1,85 @@
+//! Exports that are files: FUSE mounts.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use cowl_fuse::{Access, Ending, Export, Options, Server, Sharing, Sizing};
+use rustix::process::getuid;
+
+use crate::disk::{DiskRef, ServedDisk};
+use crate::error::ServeError;
+use crate::export::ExportOptions;
+
+/// Mounted files, and the thread that unmounts them.
+///
+/// Landlock forbids unmounting, to threads that begin later too: so this one begins before.
+pub(crate) struct Files {
+    servers: Vec<Server<ServedDisk>>,
+    unmount: Sender<()>,
+}
+
+impl Files {
+    /// Mounts the exports that are files.
+    pub(crate) fn mount<'a>(
+        exports: impl IntoIterator<Item = (&'a ExportOptions, &'a DiskRef)>,
+    ) -> Result<Self, ServeError> {
+        let mut servers = Vec::new();
+        for (options, disk) in exports {
+            let Some(file) = &options.fuse else { continue };
+            let access = if options.is_read_only() { Access::ReadOnly } else { Access::ReadWrite };
+            let export = Export {
+                device: Arc::new(ServedDisk::new(disk.clone(), options.rules)),
+                name: if options.name.is_empty() { "disk".into() } else { options.name.clone() },
+                access,
+                sizing: if file.growable { Sizing::Growable } else { Sizing::Fixed },
+            };
+            let sharing = if file.allow_other { Sharing::Everyone } else { Sharing::OwnerAndRoot };
+            // Only root may share with root alone without a line in /etc/fuse.conf.
+            let sharing = match sharing {
+                Sharing::OwnerAndRoot if !getuid().is_root() => Sharing::Owner,
+                other => other,
+            };
+            let fuse = Options { sharing, ..Options::standard() };
+            let mounted = Server::new(export, &file.mount_point, fuse);
+            servers.push(mounted.map_err(|source| ServeError::Mount { source })?);
+        }
+        let (unmount, told) = channel();
+        if !servers.is_empty() {
+            let servers = servers.clone();
+            let thread = std::thread::Builder::new().name("cowl-unmount".to_owned());
+            let spawned = thread.spawn(move || unmount_when_told(&told, servers));
+            spawned.map_err(ServeError::host("Could not start the thread that unmounts"))?;
+        }
+        Ok(Self { servers, unmount })
+    }
+
+    pub(crate) fn servers(&self) -> &[Server<ServedDisk>] {
+        &self.servers
+    }
+
+    /// Unmounts all; the servers' threads then come to their end.
+    pub(crate) fn stop(&self) {
+        // Without files nobody listens.
+        let _nobody_listens = self.unmount.send(());
+    }
+
+    /// Says how the mounts ended, and lets go of the disks.
+    pub(crate) fn end(self) {
+        for server in self.servers {
+            let mount_point = server.mount_point().display();
+            match server.ending() {
+                Some(Ending::Unmounted) => {}
+                Some(ending) => {
+                    tracing::warn!(%mount_point, ?ending, "a file was not simply unmounted");
+                }
+                None => tracing::warn!(%mount_point, "a file is still mounted"),
+            }
+        }
+    }
+}
+
+fn unmount_when_told(told: &Receiver<()>, servers: Vec<Server<ServedDisk>>) {
+    // Also when nobody is left to tell.
+    let _told_or_alone = told.recv();
+    servers.iter().for_each(Server::stop);
+}
