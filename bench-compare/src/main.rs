@@ -17,6 +17,7 @@ mod read_rows;
 mod readers;
 mod report;
 mod row;
+mod serve_rows;
 mod sys;
 mod write_rows;
 mod writers;
@@ -69,5 +70,6 @@ fn groups(options: &Options) -> Vec<Group> {
     let mut groups = read_rows::groups(options);
     groups.extend(write_rows::groups(options));
     groups.extend(job_rows::groups(options));
+    groups.extend(serve_rows::groups(options));
     groups
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 const HELP: &str = "\
 bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
 
+  serve            only the rows about serving; the same as --rows serve
   --rows A,B,...   only rows whose key contains one of these (--rows list shows the keys)
   --repeat N       repetitions of each row (7)
   --sample MS      length of one sample of reading (700)
@@ -49,6 +50,7 @@ impl Options {
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
+                "serve" => options.rows = vec!["serve-".to_owned()],
                 "--rows" => options.rows = value()?.split(',').map(str::to_owned).collect(),
                 "--repeat" => {
                     options.repeat = value()?.parse().map_err(|_| "--repeat needs a number")?;

@@ -5,6 +5,7 @@ mod command;
 mod fuzz;
 mod interleavings;
 mod sanitize;
+mod soak;
 mod tidy;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ cargo xtask COMMAND
   interleavings [ROUNDS [SEED]]
                      threads of the engine's models in many orders, ROUNDS (300) for each model
   sanitize [KIND]    tests under miri, address or thread sanitizer, or all of them (nightly)
+  soak [--minutes N] a long mixed load on a server, with kills of its clients (15)
   bench [ARGS]       side by side with raw, qemu-img, imago and qcow2-rs
   on-disk            accept the current on-disk format sources as documented
 ";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         "sim" => sim(&rest),
         "interleavings" => interleavings::run_interleavings(&rest),
         "sanitize" => sanitize::run_sanitize(&rest),
+        "soak" => soak::run_soak(&rest),
         "bench" => bench(&rest),
         "on-disk" => tidy::accept_on_disk(),
         "help" | "--help" | "-h" | "" => {

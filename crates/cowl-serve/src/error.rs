@@ -43,7 +43,8 @@ pub enum ServeError {
     },
     /// An export that stays until the daemon ends.
     #[error(
-        "the export '{name}' is a disk of virtual machines or a mounted file, and stays until the daemon ends"
+        "the export '{name}' is a disk of virtual machines or a mounted file, and stays until the \
+         daemon ends"
     )]
     Fixed {
         /// The name.
