@@ -8,6 +8,7 @@ mod cache_mode;
 mod commands;
 mod creation_options;
 mod disk;
+mod export_list;
 mod failure;
 mod getopt;
 mod help;

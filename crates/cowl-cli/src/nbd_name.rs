@@ -61,11 +61,13 @@ pub(crate) fn from_keys(keys: &BTreeMap<String, Option<String>>) -> Result<Strin
     }
 }
 
-fn unix(path: &str, export: &str) -> String {
+/// The URI of an export at a unix socket.
+pub(crate) fn unix(path: &str, export: &str) -> String {
     format!("nbd+unix:///{}?socket={}", encoded(export), encoded(path))
 }
 
-fn tcp(host: &str, port: &str, export: &str) -> String {
+/// The URI of an export at a port.
+pub(crate) fn tcp(host: &str, port: &str, export: &str) -> String {
     let export = encoded(export);
     match host.contains(':') && !host.starts_with('[') {
         true => format!("nbd://[{host}]:{port}/{export}"),

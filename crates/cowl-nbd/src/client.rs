@@ -8,8 +8,10 @@
 //! Not here: TLS, and servers that take whole blocks only.
 
 mod line;
+mod listing;
 mod storage;
 mod uri;
 
+pub use listing::{ListedExport, list_exports};
 pub use storage::{ConnectError, NbdStorage};
 pub use uri::{NbdUri, UriError};

@@ -13,7 +13,7 @@ mod client;
 pub mod protocol;
 mod server;
 
-pub use client::{ConnectError, NbdStorage, NbdUri, UriError};
+pub use client::{ConnectError, ListedExport, NbdStorage, NbdUri, UriError, list_exports};
 pub use protocol::handshake::TlsPolicy;
 pub use protocol::limits::BITMAP_COUNT_MAX;
 pub use server::{

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cowl::CacheLimits;
+use cowl_nbd::NbdUri;
 use cowl_serve::{DetectZeros, Sandbox, ServeError, TlsPolicy, Until};
 
 use crate::commands::Verb;
 use crate::disk;
+use crate::export_list;
 use crate::failure::{Failure, Kind, Stop, Voice};
 use crate::getopt::{Given, Opt, Parser, Takes, UsageError};
 use crate::image_name::ImageName;
+use crate::nbd_name;
 use crate::option::{self, Common, Flag, long, short};
 use crate::serve::{
     self, Address, ImageRequest, Log, LogFormat, Request, RunError, TlsFolder, TlsObject,
@@ -134,7 +137,7 @@ const OPTIONS: &[Opt<Flag>] = &[
     long(Flag::Fork, &["fork"], Takes::Nothing, "Return when clients can come."),
     long(Flag::PidFile, &["pid-file"], Takes::Value("PATH"), "Write the server's process ID."),
     long(Flag::SelinuxLabel, &["selinux-label"], Takes::Value("LABEL"), "Not available."),
-    short(Flag::List, 'L', &["list"], Takes::Nothing, "Not available."),
+    short(Flag::List, 'L', &["list"], Takes::Nothing, "List the exports of a server."),
     long(
         Flag::HandshakeLimit,
         &["handshake-limit"],
@@ -175,6 +178,8 @@ struct Options {
     objects: Vec<TlsObject>,
     credentials: Option<String>,
     forks: bool,
+    /// List what another server has.
+    lists: bool,
     pid_file: Option<PathBuf>,
     verbose: bool,
 }
@@ -207,6 +212,7 @@ impl Options {
             objects: Vec::new(),
             credentials: None,
             forks: false,
+            lists: false,
             pid_file: None,
             verbose: false,
         }
@@ -253,6 +259,7 @@ impl Options {
             }
             Flag::Object => self.object(given)?,
             Flag::TlsCreds => self.credentials = Some(text()),
+            Flag::List => self.lists = true,
             Flag::Fork => self.forks = true,
             Flag::PidFile => self.pid_file = given.value.clone().map(PathBuf::from),
             Flag::HandshakeLimit => self.handshake_timeout = handshake_limit(&text())?,
@@ -270,7 +277,6 @@ impl Options {
                 let message = format!("-c and -d are not available in this version: {reason}");
                 return Err(Failure::new(Kind::NotAvailable, message).into());
             }
-            Flag::List => "-L (listing the exports of a server)",
             Flag::TlsHostname => "--tls-hostname",
             Flag::TlsAuthz => "--tls-authz",
             Flag::SelinuxLabel => "--selinux-label",
@@ -307,6 +313,36 @@ impl Options {
             return Err(Failure::usage(format!("Failed to get TLS creds: {reason}")));
         };
         Ok(Some((object.folder.clone(), TlsPolicy::Required)))
+    }
+
+    /// What `-L` prints.
+    fn list(&self, operands: &[OsString]) -> Result<String, Failure> {
+        if !operands.is_empty() {
+            return Err(Failure::usage("List mode is incompatible with a file name"));
+        }
+        let is_about_device = !self.name.is_empty()
+            || !self.description.is_empty()
+            || !self.bitmaps.is_empty()
+            || self.start != 0
+            || self.temporary
+            || self.snapshot.is_some()
+            || self.common.format.is_some();
+        if is_about_device {
+            return Err(Failure::usage("List mode is incompatible with per-device settings"));
+        }
+        let (name, uri) = match &self.socket {
+            Some(path) => {
+                let path = path.to_string_lossy().into_owned();
+                let uri = nbd_name::unix(&path, "");
+                (path, uri)
+            }
+            None => {
+                let (host, port) = (&self.host, &self.port);
+                (format!("{host}:{port}"), nbd_name::tcp(host, port, ""))
+            }
+        };
+        let place = NbdUri::parse(&uri).map_err(|error| Failure::usage(error.to_string()))?;
+        export_list::list(&place, &name)
     }
 
     fn image(&self, operand: &OsString) -> Result<ImageRequest, Failure> {
@@ -352,6 +388,10 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
         options.take(&given, session)?;
     }
     let operands = parser.operands();
+    if options.lists {
+        session.output.text(&options.list(&operands)?);
+        return Ok(0);
+    }
     let [operand] = operands.as_slice() else {
         let help = format!("Try `{} --help' for more information.", session.program);
         return Err(Failure::usage(format!("Invalid number of arguments\n{help}")).into());

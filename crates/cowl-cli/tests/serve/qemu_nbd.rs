@@ -59,6 +59,10 @@ fn wrong_command_lines_are_answered_in_the_same_words() {
         "--handshake-limit=-1 disk.qcow2",
         "-l foo disk.qcow2",
         "--image-opts -f qcow2 file.filename=disk.qcow2",
+        "-L disk.qcow2",
+        "-L -D text",
+        "-L -k /missing/socket",
+        "-L -b 127.0.0.1 -p 1",
         "--tls-creds=x disk.qcow2",
         "--tls-creds t --object secret,id=t,data=x disk.qcow2",
         "--object tls-creds-x509,id=t,dir=/missing,endpoint=server --tls-creds t disk.qcow2",
@@ -130,4 +134,35 @@ fn scripts_for_qemu_nbd_find_what_they_know() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     program(folder.path(), "qemu-img", &["check", "-q", "disk.qcow2"]);
+}
+
+#[test]
+fn exports_are_listed_in_the_same_words() {
+    if !are_installed(&["qemu-nbd"]) {
+        return;
+    }
+    let folder = images();
+    let links = folder.path().join("links");
+    std::fs::create_dir(&links).unwrap();
+    symlink(env!("CARGO_BIN_EXE_cowl"), links.join("qemu-nbd")).unwrap();
+    let ours = format!("{}:/usr/bin:/bin", links.display());
+    program(folder.path(), "qemu-img", &["bitmap", "--add", "disk.qcow2", "b0"]);
+    let socket = folder.path().join("socket");
+    let socket = socket.to_str().unwrap();
+    // Either lists either.
+    for path in ["/usr/bin:/bin", &ours] {
+        let serve = ["--fork", "-t", "-r", "-B", "b0", "-x", "vol", "-D", "my disk", "-f", "qcow2"];
+        let serve = [&serve[..], &["--pid-file=pid", "-k", socket, "disk.qcow2"]].concat();
+        let started = run(path, folder.path(), &serve);
+        assert!(started.status.success(), "{started:?}");
+        let lists =
+            ["/usr/bin:/bin", &ours].map(|path| run(path, folder.path(), &["-L", "-k", socket]));
+        assert!(lists[0].status.success(), "{lists:?}");
+        assert_eq!(lists[0], lists[1]);
+        let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+        kill(pid.trim().parse().unwrap(), "TERM");
+        while std::path::Path::new(socket).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
 }
