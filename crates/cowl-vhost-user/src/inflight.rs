@@ -16,6 +16,8 @@
 //!     taken away, then `used_index` follows. If `used_index` lags behind the used ring, the marks
 //!     of the last batch were still to be taken away.
 //!
+//! Whether the guest was called for its answers stands nowhere, so a ring that starts calls it.
+//!
 //! Behind the areas of the queues lies a note of our own, which other back-ends do not look at:
 //!
 //! ```text

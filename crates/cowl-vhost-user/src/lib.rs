@@ -27,6 +27,14 @@
 //! A front-end is trusted with one thing: not to cut the file of its guest's memory while it is
 //! mapped, which would end the process (SIGBUS). Memory files of QEMU are sealed against it.
 //!
+//! A server that takes the place of a killed one may find the image locked although its process is
+//! gone: the kernel gives the locks back when the last write in the ring of that process has ended.
+//! Open it again a little later, and not without the lock: such a write would overwrite newer data.
+//!
+//! What a device answered and kept in memory only (tables of a qcow2 image that no flush has
+//! written) is lost with a killed server as in a power failure, but the guest goes on and does not
+//! know. A guest that is to outlive its server there switches its write cache off.
+//!
 //! Not offered: migration with a log of dirty pages (the front-end has to stop the disk), packed
 //! rings, secure erase, zones.
 #![forbid(unsafe_code)]

@@ -86,6 +86,10 @@ impl Ring {
         let left = VecDeque::new();
         let mut ring = Self { queue, memory, track, left, busy, call, untold: false };
         ring.recover(used);
+        // Whoever served the ring before may have died between an answer and its call. With event
+        // index the guest is not called for later answers either: it asked to be called for that
+        // one. A call too many costs a look at the ring.
+        ring.call.notify();
         Some(ring)
     }
 
@@ -100,10 +104,10 @@ impl Ring {
 
     /// The next request, if there is one.
     pub(crate) fn take(&mut self) -> Result<Option<Taken>, RingFault> {
-        let head = match self.left.pop_front() {
-            Some(head) => head,
+        let (head, is_left) = match self.left.pop_front() {
+            Some(head) => (head, true),
             None => match self.next_available()? {
-                Some(head) => head,
+                Some(head) => (head, false),
                 None => return Ok(None),
             },
         };
@@ -111,7 +115,10 @@ impl Ring {
         if std::mem::replace(busy, true) {
             return Err(RingFault::TakenTwice);
         }
-        if let Some(track) = &mut self.track {
+        // One that was left keeps its place in the order, should this process die, too.
+        if let Some(track) = &mut self.track
+            && !is_left
+        {
             track.begin(head);
         }
         let size = self.queue.size();

@@ -7,6 +7,7 @@
 )]
 
 mod disk;
+mod dying;
 mod front_end;
 mod guest;
 mod serving;

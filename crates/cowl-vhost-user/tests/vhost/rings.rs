@@ -97,7 +97,8 @@ fn indices_wrap_around() {
 fn the_guest_is_called_when_it_wants_to_be() {
     let serving = Serving::new();
     let mut guest = FrontEnd::with(serving.connect(), with_event_index());
-    // After the third answer, not before.
+    // The call of a started queue; then after the third answer, not before.
+    await_counter(&guest.queues[0].call);
     guest.queues[0].call_after(&guest.guest, 2);
     serving.disk.hold(0);
     for _ in 0..3 {
@@ -116,8 +117,8 @@ fn the_guest_is_called_when_it_wants_to_be() {
 fn a_guest_that_polls_is_not_called() {
     let serving = Serving::new();
     let mut guest = FrontEnd::new(serving.connect());
-    // Started queues are called once, because the calls may have gone elsewhere before.
-    let _count = guest.queues[0].call.read();
+    // Started queues call once, because a server before may have died before it did.
+    await_counter(&guest.queues[0].call);
     guest.queues[0].set_no_calls(&guest.guest, true);
     let _head = guest.submit(0, FLUSH, 0, &[]);
     while guest.queues[0].used_index(&guest.guest) == 0 {
@@ -171,6 +172,7 @@ fn a_disabled_queue_waits() {
 fn calls_go_where_they_were_sent_last() {
     let serving = Serving::new();
     let mut guest = FrontEnd::new(serving.connect());
+    await_counter(&guest.queues[0].call);
     guest.queues[0].call = EventFd::new(EFD_NONBLOCK).unwrap();
     guest.frontend.set_vring_call(0, &guest.queues[0].call).unwrap();
     // What had been used before rang the other one.
