@@ -82,6 +82,12 @@ pub trait BlockDevice: Send + Sync {
     /// Returns when every request acknowledged before the call is durable.
     fn flush(&self) -> impl Future<Output = Result<(), BlockError>>;
 
+    /// Returns when every request acknowledged before the call outlives this process, though not
+    /// the host: nothing of it is in the memory of the process alone.
+    fn persist(&self) -> impl Future<Output = Result<(), BlockError>> {
+        self.flush()
+    }
+
     /// How `at..at + length` is stored, in order, without gaps, neighbours that continue each other
     /// merged. May stop early, but never before the first extent.
     fn extents(

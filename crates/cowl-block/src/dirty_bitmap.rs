@@ -154,7 +154,7 @@ mod tests {
             .map(|_| {
                 state = state.wrapping_mul(1_103_515_245).wrapping_add(12345);
                 // Long runs and short ones.
-                if state & 0x400 == 0 { (state >> 16) as u8 } else { 0xff }
+                if state & 0x400 == 0 { state.to_le_bytes()[2] } else { 0xff }
             })
             .collect();
         let chunks =

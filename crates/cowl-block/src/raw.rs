@@ -199,6 +199,11 @@ impl<S: Storage> BlockDevice for RawImage<S> {
         Ok(())
     }
 
+    /// The host has what was written.
+    async fn persist(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn flush(&self) -> Result<(), BlockError> {
         // Nothing was written, and a barrier on a file opened for reading can only fail.
         if self.is_read_only() {

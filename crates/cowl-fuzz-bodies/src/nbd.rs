@@ -28,8 +28,8 @@ impl Catalogue for OneExport {
         (name.is_empty() || name == b"a").then_some(((), facts))
     }
 
-    fn names(&self) -> Vec<String> {
-        vec!["a".to_owned()]
+    fn names(&self) -> Vec<(String, String)> {
+        vec![("a".to_owned(), "text".to_owned())]
     }
 }
 

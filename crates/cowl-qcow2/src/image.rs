@@ -79,6 +79,17 @@ impl<S: Storage> Image<S> {
         }
     }
 
+    /// Whether tables in memory may be newer than those in the file.
+    fn has_unwritten_tables(&self) -> bool {
+        let top = self.top();
+        if top.writer().is_err() {
+            return false;
+        }
+        // What a commit under way has taken is dirty no more and not in the file yet.
+        let Some(_no_commit) = top.metadata().write_back_lock().try_lock() else { return true };
+        !top.metadata().dirty().is_empty() || top.l1().is_dirty()
+    }
+
     /// What was written so far, and what that took.
     #[must_use]
     pub fn stats(&self) -> ImageStats {
@@ -243,6 +254,13 @@ impl<S: Storage> BlockDevice for Image<S> {
 
     async fn flush(&self) -> Result<(), BlockError> {
         Image::flush(self).await.map_err(BlockError::from)
+    }
+
+    async fn persist(&self) -> Result<(), BlockError> {
+        match self.has_unwritten_tables() {
+            true => Image::flush(self).await.map_err(BlockError::from),
+            false => Ok(()),
+        }
     }
 
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {

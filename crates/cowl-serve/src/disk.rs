@@ -252,6 +252,10 @@ impl BlockDevice for ServedDisk {
         outcome
     }
 
+    async fn persist(&self) -> Result<(), BlockError> {
+        self.disk().persist().await
+    }
+
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {
         self.disk().extents(at, length).await
     }

@@ -91,21 +91,23 @@ impl<E: BlockDevice> Context<E> {
             _ if self.served.is_read_only() => Err(Status::IoError),
             Command::Write { at, data } => {
                 self.write(at, &data).await?;
-                Ok(0)
+                self.outlive().await
             }
             Command::Discard { ranges } => {
                 let discard = async |range: &Range| {
                     let length = ByteCount::new(range.length);
                     self.device().discard(GuestOffset::new(range.at), length).await
                 };
-                self.change(&ranges, discard).await
+                self.change(&ranges, discard).await?;
+                self.outlive().await
             }
             Command::Zero { ranges } => {
                 let zero = async |range: &Range| {
                     let length = ByteCount::new(range.length);
                     self.device().zero(GuestOffset::new(range.at), length, range.how).await
                 };
-                self.change(&ranges, zero).await
+                self.change(&ranges, zero).await?;
+                self.outlive().await
             }
         }
     }
@@ -116,6 +118,15 @@ impl<E: BlockDevice> Context<E> {
 
     fn is_write_through(&self) -> bool {
         !self.writeback.load(Ordering::Relaxed)
+    }
+
+    /// A guest does not notice that its server died and another one took over, so what it was told
+    /// is done may not die with this process.
+    async fn outlive(&self) -> Result<usize, Status> {
+        if !self.is_write_through() {
+            self.device().persist().await.map_err(failed)?;
+        }
+        Ok(0)
     }
 
     async fn flush(&self) -> Result<usize, Status> {

@@ -31,9 +31,10 @@
 //! gone: the kernel gives the locks back when the last write in the ring of that process has ended.
 //! Open it again a little later, and not without the lock: such a write would overwrite newer data.
 //!
-//! What a device answered and kept in memory only (tables of a qcow2 image that no flush has
-//! written) is lost with a killed server as in a power failure, but the guest goes on and does not
-//! know. A guest that is to outlive its server there switches its write cache off.
+//! A change is answered when it outlives this process
+//! ([`persist`](cowl_block::BlockDevice::persist)): the guest goes on under the next server and
+//! does not know. For a qcow2 image that is a commit of its tables wherever a write changed them,
+//! which those in flight share, and nothing for a write in place.
 //!
 //! Not offered: migration with a log of dirty pages (the front-end has to stop the disk), packed
 //! rings, secure erase, zones.

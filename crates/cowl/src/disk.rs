@@ -261,6 +261,13 @@ impl<S: Storage> BlockDevice for Disk<S> {
         }
     }
 
+    async fn persist(&self) -> Result<(), BlockError> {
+        match &self.chain {
+            Chain::Raw(raw) => raw.persist().await,
+            Chain::Qcow2(image) => BlockDevice::persist(image).await,
+        }
+    }
+
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {
         match &self.chain {
             Chain::Raw(raw) => raw.extents(at, length).await,

@@ -58,7 +58,12 @@ pub fn list_exports(place: &NbdUri) -> Result<Vec<ListedExport>, ConnectError> {
         let mut cursor = Cursor::new(&data);
         let name = cursor.u32().and_then(|length| cursor.take(length.try_into().ok()?));
         let name = name.ok_or(Declined::NotUnderstood)?.to_vec();
-        exports.push(asking.describe(&name, is_extended, has_contexts)?);
+        let mut export = asking.describe(&name, is_extended, has_contexts)?;
+        if export.description.is_empty() {
+            // Some say it here.
+            export.description = String::from_utf8_lossy(&data[4 + name.len()..]).into_owned();
+        }
+        exports.push(export);
     }
     // A server that has gone already is left, too.
     let _gone = asking.send(option::ABORT, &[]);

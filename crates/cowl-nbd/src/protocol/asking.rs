@@ -251,7 +251,7 @@ mod tests {
             (name == b"disk").then_some(((), facts))
         }
 
-        fn names(&self) -> Vec<String> {
+        fn names(&self) -> Vec<(String, String)> {
             Vec::new()
         }
     }

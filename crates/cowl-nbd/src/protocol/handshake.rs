@@ -44,8 +44,8 @@ pub trait Catalogue {
     /// The export of that name; the empty name is the default export.
     fn find(&self, name: &[u8]) -> Option<(Self::Export, Facts)>;
 
-    /// The names of all that may be listed.
-    fn names(&self) -> Vec<String>;
+    /// The names of all that may be listed, with what there is to say about each.
+    fn names(&self) -> Vec<(String, String)>;
 }
 
 /// Whether clients may or must encrypt.
@@ -449,8 +449,8 @@ fn list<C: Catalogue>(data: &[u8], catalogue: &C, replies: &mut Replies<'_>) {
         replies.error(option_reply::ERR_INVALID, "LIST has no data");
         return;
     }
-    for name in catalogue.names() {
-        replies.server(&name);
+    for (name, description) in catalogue.names() {
+        replies.server(&name, &description);
     }
     replies.ack();
 }
@@ -481,8 +481,8 @@ mod tests {
             (name.is_empty() || name == b"disk").then_some((7, facts))
         }
 
-        fn names(&self) -> Vec<String> {
-            vec!["disk".to_owned()]
+        fn names(&self) -> Vec<(String, String)> {
+            vec![("disk".to_owned(), String::new())]
         }
     }
 

@@ -102,9 +102,10 @@ impl Replies<'_> {
         self.reply(kind, &[text.as_bytes()]);
     }
 
-    pub(crate) fn server(&mut self, name: &str) {
+    pub(crate) fn server(&mut self, name: &str, description: &str) {
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        self.reply(option_reply::SERVER, &[&length.to_be_bytes(), name.as_bytes()]);
+        let parts = [&length.to_be_bytes()[..], name.as_bytes(), description.as_bytes()];
+        self.reply(option_reply::SERVER, &parts);
     }
 
     pub(crate) fn info(&mut self, kind: u16, fields: &[&[u8]]) {

@@ -154,8 +154,10 @@ impl<E: BlockDevice> Catalogue for Exports<E> {
         Some((Offer { export: Arc::clone(export), revoked: Arc::clone(revoked) }, facts))
     }
 
-    fn names(&self) -> Vec<String> {
+    fn names(&self) -> Vec<(String, String)> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        list.iter().map(|offer| offer.export.name.clone()).collect()
+        let named =
+            |offer: &Offer<E>| (offer.export.name.clone(), offer.export.description.clone());
+        list.iter().map(named).collect()
     }
 }

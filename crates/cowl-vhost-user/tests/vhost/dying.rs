@@ -116,6 +116,10 @@ impl<B: BlockDevice> BlockDevice for Dying<B> {
         self.inner.discard(at, length).await
     }
 
+    async fn persist(&self) -> Result<(), BlockError> {
+        self.inner.persist().await
+    }
+
     async fn flush(&self) -> Result<(), BlockError> {
         self.inner.flush().await
     }
