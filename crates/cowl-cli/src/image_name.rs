@@ -444,7 +444,8 @@ mod tests {
     #[test]
     fn what_would_change_the_content_is_never_ignored() {
         assert!(name("driver=raw,offset=512,file.filename=a", None, true).is_err());
-        assert!(name("driver=qcow2,file.driver=nbd,file.host=x", None, true).is_err());
+        assert!(name("driver=qcow2,file.driver=ssh,file.host=x", None, true).is_err());
+        assert!(name("driver=raw,file.driver=nbd,file.host=x,file.x=y", None, true).is_err());
         assert!(name("driver=qcow2,file.filename=a,data-file.filename=b", None, true).is_err());
     }
 }

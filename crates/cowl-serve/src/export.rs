@@ -2,14 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cowl::{Access, DirtyBitmap, Disk, OpenOptions};
 use cowl_nbd::BITMAP_COUNT_MAX;
 use cowl_qcow2::BitmapError;
+use cowl_storage::UringStorage;
 
 use crate::disk::{DiskRef, Rings, Rules};
 use crate::error::ServeError;
 use crate::overlay;
+
+/// How long a process that was killed may hold its locks.
+const DYING: Duration = Duration::from_secs(2);
+const DYING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Bitmaps with their names.
 pub(crate) type Bitmaps = Vec<(String, Arc<DirtyBitmap>)>;
@@ -104,13 +110,27 @@ impl ExportOptions {
     pub(crate) async fn open(&self) -> Result<DiskRef, ServeError> {
         let fail = |source| ServeError::Open { path: self.path.clone(), source: Box::new(source) };
         let disk = match self.content {
-            Content::Image => {
-                Disk::open_with(&Rings, &self.path, &self.open).await.map_err(fail)?
-            }
+            Content::Image => self.open_image().await.map_err(fail)?,
             Content::Temporary => overlay::open(&self.path, &self.open).await?,
         };
         self.check_window(cowl::BlockDevice::size(&disk).get())?;
         Ok(DiskRef::new(self.path.clone(), disk))
+    }
+
+    /// Waits a little for the locks of a server that was killed: they live until the last write in
+    /// its ring has ended, and such a write must not come after ours.
+    async fn open_image(&self) -> Result<Disk<UringStorage>, cowl::Error> {
+        let until = Instant::now() + DYING;
+        loop {
+            match Disk::open_with(&Rings, &self.path, &self.open).await {
+                Err(cowl::Error::Storage(error))
+                    if error.lock_conflict().is_some() && Instant::now() < until =>
+                {
+                    compio::runtime::time::sleep(DYING_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Reads the bitmaps that clients can ask about.
