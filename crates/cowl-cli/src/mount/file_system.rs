@@ -11,6 +11,8 @@ use crate::failure::{Failure, Kind};
 
 /// How long partitions take to show up at the most.
 const PARTITION_ATTEMPTS: u32 = 100;
+/// After how many the kernel is asked to look again.
+const ATTEMPTS_PER_SCAN: u32 = 20;
 const PARTITION_PAUSE: Duration = Duration::from_millis(20);
 
 /// What to mount.
@@ -44,9 +46,13 @@ impl Loop {
 
     fn partition(&self, number: u32) -> Result<String, Failure> {
         let path = format!("{}p{number}", self.device);
-        for _ in 0..PARTITION_ATTEMPTS {
+        for attempt in 1..=PARTITION_ATTEMPTS {
             if Path::new(&path).exists() {
                 return Ok(path);
+            }
+            if attempt.is_multiple_of(ATTEMPTS_PER_SCAN) {
+                // The kernel gives up on a device that somebody has open while it looks.
+                host::run("blockdev", &["--rereadpt", &self.device]).ok();
             }
             std::thread::sleep(PARTITION_PAUSE);
         }

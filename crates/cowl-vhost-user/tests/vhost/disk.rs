@@ -30,6 +30,8 @@ pub(crate) struct TestDisk {
     held_from: Mutex<Option<u64>>,
     opened: Event,
     waiting: AtomicUsize,
+    /// How often it was asked to let what it did outlive the process.
+    pub(crate) persisted: AtomicUsize,
 }
 
 impl TestDisk {
@@ -148,6 +150,11 @@ impl BlockDevice for TestDisk {
     async fn discard(&self, at: GuestOffset, length: ByteCount) -> Result<(), BlockError> {
         let (at, length) = (at.get(), length.get());
         self.pass(at, Call::Discard { at, length }).await
+    }
+
+    async fn persist(&self) -> Result<(), BlockError> {
+        self.persisted.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn flush(&self) -> Result<(), BlockError> {

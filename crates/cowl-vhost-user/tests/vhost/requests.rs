@@ -205,6 +205,23 @@ fn discard_and_zeroes_reach_the_device_range_by_range() {
 }
 
 #[test]
+fn every_change_outlives_the_process_before_it_is_answered() {
+    let serving = Serving::new();
+    let mut guest = FrontEnd::new(serving.connect());
+    let persisted = || serving.disk.persisted.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(guest.request(IN, 0, &[to_write(DATA, 512)]), (OK, 513));
+    assert_eq!(persisted(), 0);
+    assert_eq!(guest.request(OUT, 0, &[to_read(DATA, 512)]), (OK, 1));
+    assert_eq!(persisted(), 1);
+    guest.guest.put(DATA, &range(8, 16, 0));
+    assert_eq!(guest.request(DISCARD, 0, &[to_read(DATA, 16)]), (OK, 1));
+    assert_eq!(persisted(), 2);
+    assert_eq!(guest.request(WRITE_ZEROES, 0, &[to_read(DATA, 16)]), (OK, 1));
+    assert_eq!(persisted(), 3);
+    serving.stop();
+}
+
+#[test]
 fn ranges_with_unknown_flags_are_unsupported_and_wrong_ones_fail() {
     let serving = Serving::new();
     let mut guest = FrontEnd::new(serving.connect());
