@@ -4,16 +4,12 @@
 //! file system is unmounted, by whomever, and detaches it then.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::host;
 use crate::failure::{Failure, Kind};
 
-/// How long partitions take to show up at the most.
-const PARTITION_ATTEMPTS: u32 = 100;
-/// After how many the kernel is asked to look again.
-const ATTEMPTS_PER_SCAN: u32 = 20;
-const PARTITION_PAUSE: Duration = Duration::from_millis(20);
+/// What partition tables count in, in bytes.
+const SECTOR: u64 = 512;
 
 /// What to mount.
 pub(super) struct FileSystem<'a> {
@@ -31,32 +27,43 @@ struct Loop {
 }
 
 impl Loop {
-    fn attach(file: &str, read_only: bool, partitions: bool) -> Result<Self, Failure> {
+    fn attach(file: &str, read_only: bool, part: Option<Part>) -> Result<Self, Failure> {
         // Direct: the pages of the file would only be cached twice.
         let mut arguments = vec!["--find", "--show", "--direct-io=on"];
         if read_only {
             arguments.push("--read-only");
         }
-        if partitions {
-            arguments.push("--partscan");
-        }
+        let place = part.map(|part| {
+            [format!("--offset={}", part.start), format!("--sizelimit={}", part.length)]
+        });
+        arguments.extend(place.iter().flatten().map(String::as_str));
         arguments.push(file);
         Ok(Self { device: host::run("losetup", &arguments)? })
     }
+}
 
-    fn partition(&self, number: u32) -> Result<String, Failure> {
-        let path = format!("{}p{number}", self.device);
-        for attempt in 1..=PARTITION_ATTEMPTS {
-            if Path::new(&path).exists() {
-                return Ok(path);
+/// Where a partition is, in bytes. Not every kernel looks for partitions on loop devices.
+#[derive(Clone, Copy)]
+struct Part {
+    start: u64,
+    length: u64,
+}
+
+impl Part {
+    fn find(file: &str, number: u32) -> Result<Self, Failure> {
+        let missing = || Failure::new(Kind::Open, format!("The disk has no partition {number}"));
+        let nr = number.to_string();
+        let columns = ["--show", "--noheadings", "--bytes", "--output", "START,SIZE"];
+        let arguments = [&columns[..], &["--nr", &nr, "--", file]].concat();
+        let line = host::run("partx", &arguments).map_err(|_| missing())?;
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(sector)), Some(Ok(length))) => {
+                let start = sector.checked_mul(SECTOR).ok_or_else(missing)?;
+                Ok(Self { start, length })
             }
-            if attempt.is_multiple_of(ATTEMPTS_PER_SCAN) {
-                // The kernel gives up on a device that somebody has open while it looks.
-                host::run("blockdev", &["--rereadpt", &self.device]).ok();
-            }
-            std::thread::sleep(PARTITION_PAUSE);
+            _ => Err(missing()),
         }
-        Err(Failure::new(Kind::Open, format!("The disk has no partition {number}")))
     }
 }
 
@@ -71,11 +78,8 @@ impl FileSystem<'_> {
     pub(super) fn mount(&self) -> Result<(), Failure> {
         let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(no_text);
         let (file, at) = (text(self.file)?, text(self.at)?);
-        let device = Loop::attach(&file, self.read_only, self.partition.is_some())?;
-        let source = match self.partition {
-            Some(number) => device.partition(number)?,
-            None => device.device.clone(),
-        };
+        let part = self.partition.map(|number| Part::find(&file, number)).transpose()?;
+        let device = Loop::attach(&file, self.read_only, part)?;
         let mut arguments = vec![if self.read_only { "--read-only" } else { "--rw" }];
         if let Some(kind) = self.kind {
             arguments.extend(["--types", kind]);
@@ -83,7 +87,7 @@ impl FileSystem<'_> {
         for options in self.options {
             arguments.extend(["--options", options]);
         }
-        arguments.extend(["--", &source, &at]);
+        arguments.extend(["--", &device.device, &at]);
         host::run("mount", &arguments)?;
         Ok(())
     }
