@@ -11,22 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use compio::runtime::Runtime;
-use cowl::{
-    Access, Disk, FileOptions, FileStorage, Files, OpenOptions, StorageError, StorageOpener,
-};
+use cowl::{Access, Disk, Files, OpenOptions, Rings, StorageOpener};
 use cowl_fuse::{Caching, Export, Options, Server, Sizing};
-use cowl_storage::UringStorage;
 use signal_hook::consts::{SIGINT, SIGTERM};
-
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -35,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     match is_set("COWL_FUSE_PLAIN") {
         true => serve(&Files, image, mount_point, threads.parse()?),
-        false => serve(&Ring, image, mount_point, threads.parse()?),
+        false => serve(&Rings, image, mount_point, threads.parse()?),
     }
 }
 

@@ -1,28 +1,17 @@
 //! A disk as the servers see it: the open image, and how requests are carried out on it.
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cowl::{BlockDevice, BlockError, ByteCount, Disk, Extent, GuestOffset, ZeroRequest};
-use cowl_storage::{FileOptions, FileStorage, IoBuffer, StorageError, UringStorage};
+use cowl_storage::{IoBuffer, UringStorage};
 use event_listener::{Event, EventListener};
 
 use crate::counters::{Counters, Kind};
 
 /// The outcome of a request together with its buffer.
 type Outcome = (Result<(), BlockError>, IoBuffer);
-
-/// Opens files for the ring of whichever thread uses them.
-pub(crate) struct Rings;
-
-impl cowl::StorageOpener for Rings {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 /// An open image.
 pub(crate) struct OpenDisk {

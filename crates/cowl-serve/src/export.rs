@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowl::{Access, DirtyBitmap, Disk, OpenOptions};
+use cowl::{Access, DirtyBitmap, Disk, OpenOptions, Rings};
 use cowl_nbd::BITMAP_COUNT_MAX;
 use cowl_qcow2::BitmapError;
 use cowl_storage::UringStorage;
 
-use crate::disk::{DiskRef, Rings, Rules};
+use crate::disk::{DiskRef, Rules};
 use crate::error::ServeError;
 use crate::overlay;
 

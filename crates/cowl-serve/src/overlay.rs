@@ -3,12 +3,11 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use cowl::{Access, Backing, BlockDevice, Disk, Format, OpenOptions, Preallocation};
+use cowl::{Access, Backing, BlockDevice, Disk, Format, OpenOptions, Preallocation, Rings};
 use cowl_qcow2::CreateOptions;
 use cowl_storage::UringStorage;
 use cowl_tools::NewImage;
 
-use crate::disk::Rings;
 use crate::error::ServeError;
 
 /// Where the overlay goes when `TMPDIR` does not say: it may become as large as the disk, so not

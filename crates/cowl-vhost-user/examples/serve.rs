@@ -2,23 +2,11 @@
 //!
 //! What `cowl serve` does in essence: one disk for all threads, one ring per thread.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use compio::runtime::Runtime;
-use cowl::{Access, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener};
-use cowl_storage::UringStorage;
+use cowl::{Access, Disk, OpenOptions, Rings};
 use cowl_vhost_user::{Export, Listener, Server, ServerOptions};
-
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -26,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: serve IMAGE SOCKET THREADS".into());
     };
     let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
-    let open = Disk::open_with(&Ring, image.as_ref(), &options);
+    let open = Disk::open_with(&Rings, image.as_ref(), &options);
     let disk = Arc::new(Runtime::new()?.block_on(open)?);
     let export = Export::new(disk, Listener::bind(socket.as_ref())?);
     let options = ServerOptions { threads: threads.parse()? };

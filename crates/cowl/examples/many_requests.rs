@@ -2,32 +2,18 @@
 
 use std::path::Path;
 
-use cowl::{
-    Access, BlockDevice, Disk, FileOptions, FileStorage, GuestOffset, OpenOptions, StorageError,
-    StorageOpener,
-};
-use cowl_storage::{IoBuffer, UringStorage};
+use cowl::{Access, BlockDevice, Disk, GuestOffset, OpenOptions, Rings};
+use cowl_storage::IoBuffer;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 const BLOCK: usize = 65_536;
 const IN_FLIGHT: usize = 32;
 
-/// Opens host files for the ring of the calling thread.
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = std::env::args_os().nth(1).ok_or("usage: many_requests IMAGE")?;
     let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
     compio::runtime::Runtime::new()?.block_on(async {
-        let disk = Disk::open_with(&Ring, Path::new(&image), &options).await?;
+        let disk = Disk::open_with(&Rings, Path::new(&image), &options).await?;
         let size = BlockDevice::size(&disk).get();
         let writes = (0..size / BLOCK as u64).map(|block| {
             let disk = &disk;

@@ -40,6 +40,6 @@ pub use disk::Disk;
 pub use error::{Error, Refusal};
 pub use format::{Format, has_image_magic};
 pub use inspect::{Inspection, Qcow2Inspection, check, check_with, inspect, inspect_with};
-pub use open::{Backing, Files, OpenOptions, Sharing, StorageOpener};
+pub use open::{Backing, Files, OpenOptions, Rings, Sharing, StorageOpener};
 pub use policy::{Follow, local_path, remote_uri, resolve_backing_name, resolve_data_file_name};
 pub use worker_pool::WorkerPool;

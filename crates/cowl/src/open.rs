@@ -12,7 +12,7 @@ use cowl_qcow2::{
 };
 use cowl_storage::{
     Access, Caching, FileIdentity, FileKinds, FileOptions, FileStorage, LockMode, Purpose, Storage,
-    StorageError,
+    StorageError, UringStorage,
 };
 
 use crate::error::{Error, Refusal};
@@ -121,6 +121,18 @@ impl StorageOpener for Files {
 
     fn open(&self, path: &Path, options: FileOptions) -> Result<FileStorage, StorageError> {
         FileStorage::open(path, options)
+    }
+}
+
+/// Opens files for the ring of whichever thread uses them, inside a compio runtime.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rings;
+
+impl StorageOpener for Rings {
+    type Storage = UringStorage;
+
+    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
+        UringStorage::open(path, options)
     }
 }
 

@@ -16,8 +16,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use cowl::{
-    BlockDevice, CacheLimits, Caching, Disk, FileOptions, FileStorage, GuestOffset, OpenOptions,
-    StorageError, StorageOpener, WorkerPool,
+    BlockDevice, CacheLimits, Caching, Disk, FileStorage, Files, GuestOffset, OpenOptions, Rings,
+    WorkerPool,
 };
 use cowl_qcow2::Image;
 use cowl_storage::{IoBuffer, Storage, UringStorage};
@@ -218,17 +218,6 @@ fn extents_and_reads_at_once_agree() {
     });
 }
 
-/// Opens files for the ring of whichever thread reads them.
-struct Rings;
-
-impl StorageOpener for Rings {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        UringStorage::open(path, options)
-    }
-}
-
 fn by_rings(disk: &Arc<Disk<UringStorage>>, model: &Arc<Vec<u8>>) {
     std::thread::scope(|scope| {
         for thread in 0..3 {
@@ -304,22 +293,7 @@ fn disks_are_send_and_sync_and_their_futures_go_to_any_thread() {
         send(&BlockDevice::extents(disk, at, cowl::ByteCount::new(1)));
         send(&image.read_into(at, &mut bytes));
         send(&image.extents(at, cowl::ByteCount::new(1)));
-        send(&Disk::open_with(&cowl_opener(), Path::new(""), &OpenOptions::local()));
+        send(&Disk::open_with(&Files, Path::new(""), &OpenOptions::local()));
     }
     let _ = futures;
-}
-
-fn cowl_opener() -> Plain {
-    Plain
-}
-
-/// The plain driver.
-struct Plain;
-
-impl StorageOpener for Plain {
-    type Storage = FileStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<FileStorage, StorageError> {
-        FileStorage::open(path, options)
-    }
 }

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::Command;
 
 use cowl::{
-    Access, BlockDevice, ByteCount, CacheLimits, Caching, Disk, FileOptions, FileStorage,
-    GuestOffset, OpenOptions, Sharing, StorageError, StorageOpener, ZeroRequest,
+    Access, BlockDevice, ByteCount, CacheLimits, Caching, Disk, GuestOffset, OpenOptions, Rings,
+    Sharing, ZeroRequest,
 };
 use cowl_storage::{IoBuffer, UringStorage};
 use futures_util::future::join_all;
@@ -22,16 +22,6 @@ const SECTOR: u64 = 512;
 const SIZE: u64 = 6 << 20;
 const IN_FLIGHT: u64 = 400;
 const TINY: CacheLimits = CacheLimits { l2_bytes: 4096, refcount_bytes: 4096, decoded_bytes: 8192 };
-
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 struct Noise(u64);
 
@@ -103,7 +93,7 @@ fn run(folder: &Path, options: &str, caching: Caching) {
     let mut noise = Noise(7);
     for session in 0..3_u64 {
         compio::runtime::Runtime::new().unwrap().block_on(async {
-            let disk = Disk::open_with(&Ring, &image, &open).await.unwrap();
+            let disk = Disk::open_with(&Rings, &image, &open).await.unwrap();
             for batch in 0..4 {
                 let first = (session * 10 + batch + 1) << 32;
                 let requests: Vec<Request> =

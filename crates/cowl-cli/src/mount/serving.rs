@@ -7,9 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use compio::runtime::Runtime;
-use cowl::{
-    Disk, Error, FileOptions, FileStorage, Format, OpenOptions, StorageError, StorageOpener,
-};
+use cowl::{Disk, Error, Format, OpenOptions, Rings};
 use cowl_fuse::{Access, Caching, Export, MountError, Options, Server, Sharing, Sizing};
 use cowl_storage::UringStorage;
 
@@ -33,16 +31,6 @@ const LOOKS_UNUSED: u32 = 2;
 
 /// How often tables that wait are written back.
 const TICK: Duration = Duration::from_secs(1);
-
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 type RingDisk = Disk<UringStorage>;
 
@@ -77,7 +65,7 @@ impl Served {
 /// Opens an image on a ring.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Served, OpenError> {
     let runtime = Runtime::new().map_err(OpenError::Ring)?;
-    let open = Disk::open_with(&Ring, path, options);
+    let open = Disk::open_with(&Rings, path, options);
     let disk = runtime.block_on(open).map_err(OpenError::Image)?;
     Ok(Served { runtime, disk })
 }

@@ -6,20 +6,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use compio::runtime::Runtime;
-use cowl::{BlockDevice, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener};
+use cowl::{BlockDevice, Disk, OpenOptions, Rings};
 use cowl_fuse::{Access, Caching, Export, MountError, Options, Server, Sharing, Sizing};
 use cowl_storage::UringStorage;
 use tempfile::TempDir;
-
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 pub(crate) type Image = Disk<UringStorage>;
 
@@ -93,7 +83,7 @@ impl Serving<Image> {
         };
         let options = OpenOptions { access, ..OpenOptions::local() };
         let path = folder.path().join("disk.qcow2");
-        let disk = Runtime::new().unwrap().block_on(Disk::open_with(&Ring, &path, &options));
+        let disk = Runtime::new().unwrap().block_on(Disk::open_with(&Rings, &path, &options));
         Self::of_device(folder, Arc::new(disk.unwrap()), how).unwrap()
     }
 

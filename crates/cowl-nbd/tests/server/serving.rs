@@ -7,20 +7,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use compio::runtime::Runtime;
-use cowl::{Access, Disk, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener};
+use cowl::{Access, Disk, OpenOptions, Rings};
 use cowl_nbd::{Export, Exports, FastZero, Listener, Server, ServerOptions};
 use cowl_storage::UringStorage;
 use tempfile::TempDir;
-
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
 
 pub(crate) type Device = Disk<UringStorage>;
 
@@ -75,7 +65,7 @@ impl Serving {
     ) -> Self {
         let access = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
         let path = folder.path().join("disk.qcow2");
-        let open = Disk::open_with(&Ring, &path, &access);
+        let open = Disk::open_with(&Rings, &path, &access);
         let disk = Arc::new(Runtime::new().unwrap().block_on(open).unwrap());
         let server = Server::new(Exports::new(exports(&disk)), listeners, options);
         let threads = (0..THREADS)

@@ -16,9 +16,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cowl::{
-    BlockDevice, BlockError, Error, FileOptions, Format, OpenOptions, StorageError, StorageOpener,
-};
+use cowl::{BlockDevice, BlockError, Error, Format, OpenOptions, Rings, StorageError};
 use cowl_storage::UringStorage;
 use futures_util::future::join_all;
 use pollster::block_on;
@@ -85,17 +83,6 @@ pub enum BenchError {
     /// The host has no thread or no ring to give.
     #[error("could not start a thread: {0}")]
     Start(io::Error),
-}
-
-/// Opens files for the ring of whichever thread uses them.
-struct Rings;
-
-impl StorageOpener for Rings {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        UringStorage::open(path, options)
-    }
 }
 
 /// A disk to be measured.

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compio::runtime::Runtime;
-use cowl::{
-    Access, Disk, Error, FileOptions, FileStorage, OpenOptions, StorageError, StorageOpener,
-};
+use cowl::{Access, Disk, Error, OpenOptions, Rings};
 use cowl_storage::UringStorage;
 use cowl_vhost_user::{Export, Listener, Server, ServerOptions};
 use rustix::process::Signal;
@@ -30,16 +28,6 @@ const FOR_EVER: u64 = u64::MAX;
 /// How long a server may take to begin, and to die.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-struct Ring;
-
-impl StorageOpener for Ring {
-    type Storage = UringStorage;
-
-    fn open(&self, path: &Path, options: FileOptions) -> Result<UringStorage, StorageError> {
-        Ok(FileStorage::open(path, options)?.into())
-    }
-}
-
 /// Opens an image that a killed server may have had.
 ///
 /// Its locks outlive a process by what it had in its ring: the kernel gives them back when the last
@@ -50,7 +38,7 @@ fn open(image: &Path) -> Disk<UringStorage> {
     let runtime = Runtime::new().unwrap();
     let since = Instant::now();
     loop {
-        match runtime.block_on(Disk::open_with(&Ring, image, &options)) {
+        match runtime.block_on(Disk::open_with(&Rings, image, &options)) {
             Err(Error::Storage(error))
                 if error.lock_conflict().is_some() && since.elapsed() < PATIENCE =>
             {
