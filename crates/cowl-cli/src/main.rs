@@ -4,6 +4,7 @@
 //! Called as `qemu-io` it is the command `io` alone, and called as `qemu-nbd` an NBD server.
 #![forbid(unsafe_code)]
 
+mod background;
 mod cache_mode;
 mod commands;
 mod creation_options;

@@ -26,7 +26,6 @@ mod execute;
 mod handshake;
 mod pool;
 mod space;
-mod stop;
 mod worker;
 
 use std::io;
@@ -37,11 +36,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_lock::RwLock;
 use cowl_block::BlockDevice;
+use cowl_serverkit::Stop;
 
 use self::attributes::Ownership;
 use self::baton::Baton;
 use self::budget::Budget;
-use self::stop::Stop;
 use self::worker::Worker;
 use crate::mount::{self, DEVICE, Manner, Mount, MountError};
 use crate::protocol::init::Agreed;

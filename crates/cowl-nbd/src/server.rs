@@ -26,7 +26,6 @@ mod listener;
 mod outbox;
 mod pool;
 mod socket;
-mod stop;
 mod tls;
 mod transport;
 mod watch;
@@ -38,6 +37,7 @@ use std::time::Duration;
 
 use async_lock::Semaphore;
 use cowl_block::BlockDevice;
+use cowl_serverkit::Stop;
 
 pub use self::export::{Clients, Export, Exports, FastZero};
 pub use self::listener::Listener;
@@ -45,7 +45,6 @@ pub use self::tls::{Tls, TlsError};
 
 use self::budget::Budget;
 use self::guests::Guests;
-use self::stop::Stop;
 use self::worker::{Handle, Worker};
 
 /// How much clients may make a server hold and wait.

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use compio::runtime::Runtime;
 use cowl_nbd::{Listener, Server, ServerOptions};
+use cowl_serverkit::{Stop, bind_unix};
 use futures_util::future::{try_join_all, try_join3};
 
 use crate::control::{self, Additions};
@@ -22,7 +23,6 @@ use crate::http::MetricsListener;
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::sandbox::{Needs, Sandbox};
-use crate::stop::Stop;
 use crate::table::{self, ExportTable};
 use crate::virtual_machines;
 
@@ -204,10 +204,10 @@ fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {
         path: path.to_owned(),
         source,
     };
-    let listener = Listener::bind_unix(path).map_err(fail)?;
+    let listener = bind_unix(path).map_err(fail)?;
     // Nobody is answered before the daemon runs, so nobody gets in between.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    Ok(UnixListener::from(listener.into_fd()))
+    Ok(listener)
 }
 
 /// What a serving thread runs, side by side.

@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use compio::runtime::JoinHandle;
 use cowl_nbd::Clients;
-use event_listener::Event;
+use cowl_serverkit::Stop;
 use futures_channel::oneshot;
 use futures_util::future::select;
 
@@ -17,7 +16,6 @@ use crate::daemon::Until;
 use crate::disk::DiskRef;
 use crate::error::ServeError;
 use crate::export::ExportOptions;
-use crate::stop::Stop;
 use crate::table::{ExportTable, Ground};
 
 /// At this pace tables that wait are made durable: nothing waits for longer than twice that.
@@ -35,15 +33,8 @@ pub(crate) struct Keeper {
 /// A disk, and the task that looks after it.
 struct Kept {
     disk: DiskRef,
-    closing: Arc<Closing>,
+    closing: Stop,
     upkeep: JoinHandle<()>,
-}
-
-/// Tells the upkeep of a disk that it ends.
-#[derive(Default)]
-struct Closing {
-    requested: AtomicBool,
-    event: Event,
 }
 
 impl Keeper {
@@ -54,8 +45,8 @@ impl Keeper {
 
     /// Looks after `disk` from now on.
     pub(crate) fn keep(&self, disk: DiskRef) {
-        let closing = Arc::new(Closing::default());
-        let upkeep = compio::runtime::spawn(look_after(disk.clone(), Arc::clone(&closing)));
+        let closing = Stop::default();
+        let upkeep = compio::runtime::spawn(look_after(disk.clone(), closing.clone()));
         self.kept.borrow_mut().push(Kept { disk, closing, upkeep });
     }
 
@@ -164,15 +155,14 @@ impl Keeper {
         };
         let Some(Kept { disk, closing, upkeep }) = kept else { return };
         drop(disk);
-        closing.requested.store(true, Ordering::SeqCst);
-        closing.event.notify(usize::MAX);
+        closing.request();
         // It holds the disk until it has ended; a panic of it has been reported.
         let _ended = upkeep.await;
     }
 }
 
 /// Writes tables back early, so that requests seldom have to wait for it.
-async fn look_after(disk: DiskRef, closing: Arc<Closing>) {
+async fn look_after(disk: DiskRef, closing: Stop) {
     let Some(image) = disk.disk.qcow2() else { return };
     let work = async {
         let pressure = pin!(image.background());
@@ -191,15 +181,4 @@ async fn look_after(disk: DiskRef, closing: Arc<Closing>) {
         }
     };
     select(pin!(work), pin!(closing.requested())).await;
-}
-
-impl Closing {
-    async fn requested(&self) {
-        while !self.requested.load(Ordering::SeqCst) {
-            let heard = self.event.listen();
-            if !self.requested.load(Ordering::SeqCst) {
-                heard.await;
-            }
-        }
-    }
 }

@@ -28,15 +28,14 @@ mod metrics;
 mod offload;
 mod overlay;
 mod sandbox;
-mod stop;
 mod table;
 mod virtual_machines;
 
 pub use cowl_nbd::{Listener, Tls, TlsError, TlsPolicy};
+pub use cowl_serverkit::Stop;
 pub use daemon::{Daemon, Options, Until, remove_leftovers};
 pub use disk::{DetectZeros, Rules};
 pub use error::ServeError;
 pub use export::{Content, ExportOptions, FuseFile, VhostUser, VhostUserPlace};
 pub use offload::LatePool;
 pub use sandbox::{Sandbox, SandboxError};
-pub use stop::Stop;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,13 +49,11 @@ pub(crate) fn serve<'a>(
 }
 
 fn bind(path: &std::path::Path) -> Result<Listener, ServeError> {
-    let bound = cowl_nbd::Listener::bind_unix(path);
-    let bound = bound.map_err(|source| ServeError::Path {
+    Listener::bind(path).map_err(|source| ServeError::Path {
         what: "Could not create the vhost-user socket",
         path: path.to_owned(),
         source,
-    })?;
-    Ok(UnixListener::from(bound.into_fd()).into())
+    })
 }
 
 /// A descriptor that the process was started with.

@@ -20,15 +20,10 @@ pub(crate) enum Kind {
 }
 
 impl Listener {
-    /// A socket at `path`. A socket that is there and that nobody listens on is replaced.
+    /// A socket at `path`. A socket that is there and that nobody listens on is replaced; whether
+    /// that is so may take a second to show.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead(path) => {
-                std::fs::remove_file(path)?;
-                Ok(UnixListener::bind(path)?.into())
-            }
-            outcome => Ok(outcome?.into()),
-        }
+        Ok(cowl_serverkit::bind_unix(path)?.into())
     }
 
     /// A socket that was inherited (`--fd` of the vhost-user conventions): listening or connected,
@@ -51,10 +46,4 @@ impl From<UnixStream> for Listener {
     fn from(stream: UnixStream) -> Self {
         Self { kind: Kind::Connected(stream) }
     }
-}
-
-/// Whether `path` is a socket that was left behind.
-fn is_dead(path: &Path) -> bool {
-    let outcome = UnixStream::connect(path);
-    outcome.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::background::{is_background, run_in_background};
 use crate::commands::Verb;
 use crate::disk;
 use crate::failure::{Failure, Stop};
@@ -157,7 +158,7 @@ fn parse_partition(text: &str) -> Result<u32, Failure> {
 }
 
 fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
-    let options = match parse(arguments.clone())? {
+    let options = match parse(arguments)? {
         Request::Unmount(at) => {
             mount::unmount(&at)?;
             return Ok(0);
@@ -166,8 +167,8 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     };
     let Options { common, image, plan } = *options;
     mount::check(&plan)?;
-    if !plan.foreground && !mount::is_background() {
-        return Ok(mount::run_in_background(&arguments)?);
+    if !plan.foreground && !is_background() {
+        return Ok(run_in_background(session)?);
     }
     let access = match plan.read_only {
         true => cowl::Access::ReadOnly,
@@ -184,7 +185,7 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     if !plan.read_only && open.format.is_none() && served.format() == cowl::Format::Raw {
         session.warn_of_guess(&image.given);
     }
-    mount::serve(served, &image.path, &plan)?;
+    mount::serve(served, &image.path, &plan, session)?;
     Ok(0)
 }
 

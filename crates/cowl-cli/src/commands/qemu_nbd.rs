@@ -8,6 +8,7 @@ use cowl::CacheLimits;
 use cowl_nbd::NbdUri;
 use cowl_serve::{DetectZeros, Sandbox, ServeError, TlsPolicy, Until};
 
+use crate::background::{is_background, run_in_background};
 use crate::commands::Verb;
 use crate::disk;
 use crate::export_list;
@@ -418,10 +419,8 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
         log: Log { format: LogFormat::Text, filter: level.to_owned(), file: None },
         announces: false,
     };
-    if options.forks
-        && let Some(code) = serve::detach(session)?
-    {
-        return Ok(code);
+    if options.forks && !is_background() {
+        return Ok(run_in_background(session)?);
     }
     let given = operand.to_string_lossy();
     let words = |error| words(error, &given, &options.offset);

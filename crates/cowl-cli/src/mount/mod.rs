@@ -10,7 +10,6 @@
 //! the last user leaves it), FUSE file, image. What ends it is a request over the socket, a
 //! signal, or somebody's `umount DIR`.
 
-mod background;
 mod control;
 mod file_system;
 mod host;
@@ -20,7 +19,6 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Kind};
 
-pub(crate) use background::{is_background, run_in_background};
 pub(crate) use control::unmount;
 pub(crate) use serving::{OpenError, no_ring, open, serve};
 

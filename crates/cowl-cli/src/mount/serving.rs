@@ -14,10 +14,12 @@ use cowl_storage::UringStorage;
 use super::control::{Askers, canonical};
 use super::file_system::{self, FileSystem};
 use super::host::{DISK, Folder};
-use super::{Plan, View, about, background};
+use super::{Plan, View, about};
+use crate::background::{Leaving, is_background};
 use crate::disk;
 use crate::failure::{Failure, Kind};
 use crate::interrupt::{self, Ending};
+use crate::session::Session;
 
 /// Threads that serve one image: more than that only wait for one another.
 const THREADS_MAX: usize = 4;
@@ -92,15 +94,25 @@ impl End {
 }
 
 /// Mounts, serves until the end, and closes the image.
-pub(crate) fn serve(served: Served, image: &Path, plan: &Plan) -> Result<(), Failure> {
+pub(crate) fn serve(
+    served: Served,
+    image: &Path,
+    plan: &Plan,
+    session: &Session,
+) -> Result<(), Failure> {
     let at = canonical(&plan.at).map_err(|error| about(&plan.at, "Could not find", &error))?;
     let folder = Folder::new().map_err(|error| {
         let reason = disk::system_words(&error);
         Failure::new(Kind::Io, format!("Could not make a folder for the mount: {reason}"))
     })?;
-    if background::is_background() {
-        background::leave_session();
-    }
+    let leaving = is_background().then(Leaving::begin).transpose()?;
+    let ready = || {
+        if let Some(leaving) = leaving {
+            leaving.tell_ready(session);
+            // The caller's folder may go; it only stays busy where this is refused.
+            std::env::set_current_dir("/").ok();
+        }
+    };
     let end = End::default();
     let on_signal = end.clone();
     interrupt::end_by(Ending { ask: Box::new(move || on_signal.ask()), at_once: None });
@@ -110,7 +122,7 @@ pub(crate) fn serve(served: Served, image: &Path, plan: &Plan) -> Result<(), Fai
     let Served { runtime, disk } = served;
     let disk = Arc::new(disk);
     let plan = Plan { at, ..plan.clone() };
-    let outcome = serve_disk(&disk, &folder, image, &plan, (&end, &askers));
+    let outcome = serve_disk(&disk, &folder, image, &plan, (&end, &askers), ready);
     let closed = close(&runtime, disk);
     let outcome = outcome.and(closed);
     // The folder goes first: who is told looks for it no more, and may mount here again.
@@ -134,6 +146,7 @@ fn serve_disk(
     image: &Path,
     plan: &Plan,
     (end, askers): (&End, &Askers),
+    ready: impl FnOnce(),
 ) -> Result<(), Failure> {
     let at = match plan.view {
         View::Disk => plan.at.clone(),
@@ -151,7 +164,7 @@ fn serve_disk(
     let options = Options { caching, sharing, ..Options::standard() };
     let server = Server::new(export, &at, options).map_err(|error| not_mounted(&error))?;
     let threads = Threads::start(&server, disk)?;
-    let outcome = serve_until_end(&server, &at, plan, (end, askers));
+    let outcome = serve_until_end(&server, &at, plan, (end, askers), ready);
     server.stop();
     drop(server);
     outcome.and(threads.join())
@@ -174,6 +187,7 @@ fn serve_until_end(
     file: &Path,
     plan: &Plan,
     (end, askers): (&End, &Askers),
+    ready: impl FnOnce(),
 ) -> Result<(), Failure> {
     if let View::Files { partition, file_system, options } = &plan.view {
         let file_system = FileSystem {
@@ -186,12 +200,7 @@ fn serve_until_end(
         };
         file_system.mount()?;
     }
-    if background::is_background() {
-        background::say_ready().map_err(|error| {
-            let reason = disk::system_words(&error);
-            Failure::new(Kind::Io, format!("Could not go to the background: {reason}"))
-        })?;
-    }
+    ready();
     match plan.view {
         View::Disk => stay_as_disk(server, plan, (end, askers)),
         View::Files { .. } => stay_as_files(server, plan, (end, askers)),

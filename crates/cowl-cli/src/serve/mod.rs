@@ -4,7 +4,6 @@
 //! background where that is wanted, and serves. What serving is lives in the crate `cowl-serve`.
 
 mod address;
-mod detach;
 mod image;
 mod limits;
 mod logging;
@@ -13,7 +12,6 @@ mod run;
 mod tls;
 
 pub(crate) use address::Address;
-pub(crate) use detach::detach;
 pub(crate) use image::{ImageRequest, detect_zeros};
 pub(crate) use limits::{
     CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, connections, handshake_limit, within_limit,

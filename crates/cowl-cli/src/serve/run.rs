@@ -1,6 +1,6 @@
 //! Opens, binds, serves.
 
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use cowl_nbd::ServerOptions;
 use cowl_serve::{Daemon, LatePool, Options, ServeError, Stop, VhostUserPlace, remove_leftovers};
 
-use super::detach::{Letting, is_detached};
+use super::Request;
 use super::image::base;
 use super::notify::Manager;
-use super::{Address, Request};
+use crate::background::{Leaving, is_background};
 use crate::disk;
 use crate::failure::{Failure, Kind};
 use crate::image_name::could_not_open;
@@ -42,18 +42,19 @@ impl From<RunError> for Failure {
     }
 }
 
+/// What a file with nothing but the number of a process is no longer than.
+const PID_FILE_MAX: u64 = 32;
+
 /// No client takes longer.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Serves until it is told to end.
 pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Result<(), RunError> {
     request.log.start()?;
-    let letting = is_detached().then(Letting::new).transpose()?;
+    let leaving = is_background().then(Leaving::begin).transpose()?;
     let manager = Manager::of_process();
     let pool = Arc::new(LatePool::default());
     let announcement = request.announces.then(|| announce(&request));
-    let mut leftovers: Vec<PathBuf> =
-        request.addresses.iter().filter_map(Address::file).cloned().collect();
     let tls = request.tls.map(|(folder, policy)| folder.load(policy)).transpose()?;
     let exports = request.images.into_iter().map(|image| image.export(common, &pool));
     let exports = exports.collect::<Result<Vec<_>, _>>()?;
@@ -66,7 +67,6 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
     if let Some(path) = &request.pid_file {
         write_pid(path)?;
         bound.0.push(path.clone());
-        leftovers.push(path.clone());
     }
     let stop = Stop::default();
     let options = Options {
@@ -84,7 +84,7 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         sandbox: request.sandbox,
         allowed: places(&request.allowed)?,
         open: base(common.untrusted, &pool),
-        leftovers: leftovers.clone(),
+        leftovers: bound.0.clone(),
     };
     let daemon = Daemon::open(options, exports, stop.clone()).map_err(RunError::Serve)?;
     bound.0.extend(request.control);
@@ -101,8 +101,8 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         if let Some(address) = metrics.filter(|_| announcement.is_some()) {
             session.output.text_now(&format!("Metrics at http://{address}/metrics\n"));
         }
-        if let Some(letting) = letting {
-            letting.let_go(session);
+        if let Some(leaving) = leaving {
+            leaving.tell_ready(session);
         }
         manager.tell("READY=1");
     });
@@ -146,14 +146,33 @@ fn announce(request: &Request) -> String {
     text
 }
 
+/// Writes our number to `path`: to a new file, or over one that a daemon left behind. Any other
+/// file is somebody's data, named by mistake, and left alone.
 fn write_pid(path: &Path) -> Result<(), Failure> {
-    let written =
-        std::fs::File::create(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
-    written.map_err(|error| {
-        let reason = disk::system_words(&error);
+    let failed = |reason: &str| {
         Failure::new(Kind::Open, format!("Could not create '{}': {reason}", path.display()))
             .about(path)
-    })
+    };
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut known = Vec::new();
+        (&file).take(PID_FILE_MAX + 1).read_to_end(&mut known)?;
+        let is_ours = known.len() as u64 <= PID_FILE_MAX
+            && known.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_whitespace());
+        if !is_ours {
+            return Ok(false);
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(true)
+    };
+    match write() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(failed("it exists and is no pid file")),
+        Err(error) => Err(failed(&disk::system_words(&error))),
+    }
 }
 
 /// Where the paths lead.

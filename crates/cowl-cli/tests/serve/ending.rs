@@ -181,3 +181,33 @@ fn what_cannot_be_served_leaves_no_socket_behind() {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "{arguments:?}");
     }
 }
+
+#[test]
+fn files_that_are_named_by_mistake_are_left_alone() {
+    if !are_installed(&[]) {
+        return;
+    }
+    let folder = images();
+    std::fs::write(folder.path().join("notes"), "precious").unwrap();
+    let raw = std::fs::read(folder.path().join("disk.raw")).unwrap();
+    for arguments in [
+        &["-k", "notes", "disk.qcow2"][..],
+        &["-k", "disk.raw", "disk.qcow2"],
+        &["-k", "socket", "--pid-file", "notes", "disk.qcow2"],
+        &["-k", "socket", "--pid-file", "disk.raw", "disk.qcow2"],
+        &["-k", "socket", "--control", "notes", "disk.qcow2"],
+        &["--socket-path", "notes", "disk.qcow2"],
+    ] {
+        let output = Command::new("timeout")
+            .args(["20", env!("CARGO_BIN_EXE_cowl"), "serve"])
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {words}");
+        assert_eq!(std::fs::read(folder.path().join("notes")).unwrap(), b"precious");
+        assert!(std::fs::read(folder.path().join("disk.raw")).unwrap() == raw, "{arguments:?}");
+        assert!(!folder.path().join("socket").exists(), "{arguments:?}");
+    }
+}

@@ -1,16 +1,15 @@
 //! One thread of a server: reads requests, starts them, waits for the next.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 
 use compio::runtime::fd::PollFd;
 use cowl_block::BlockDevice;
+use cowl_serverkit::{is_done_at_once, yield_now};
 use cowl_storage::IoBuffer;
 use futures_util::future::{Either, select};
 
@@ -210,23 +209,4 @@ fn memory_of(request: &Request) -> u64 {
         Request::Read { length, .. } | Request::Write { length, .. } => u64::from(*length),
         _ => 0,
     }
-}
-
-/// Polls once.
-async fn is_done_at_once(mut work: Pin<&mut impl Future<Output = ()>>) -> bool {
-    poll_fn(|context| Poll::Ready(work.as_mut().poll(context).is_ready())).await
-}
-
-/// Lets the other tasks of the thread run.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

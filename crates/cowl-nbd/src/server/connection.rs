@@ -1,13 +1,11 @@
 //! One connection, from the greeting to the last reply.
 
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use cowl_block::BlockDevice;
+use cowl_serverkit::{is_done_at_once, yield_now};
 use futures_channel::mpsc;
 
 use super::Shared;
@@ -244,23 +242,4 @@ fn memory_of(judged: &Judged, contexts: Contexts) -> u64 {
         }
         _ => 0,
     }
-}
-
-/// Polls once.
-async fn is_done_at_once(mut work: Pin<&mut impl Future<Output = ()>>) -> bool {
-    poll_fn(|context| Poll::Ready(work.as_mut().poll(context).is_ready())).await
-}
-
-/// Lets the other tasks of the thread run.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

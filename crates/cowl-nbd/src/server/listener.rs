@@ -3,14 +3,8 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-/// How long the socket of a process that was killed may live on: the kernel takes its ring apart
-/// afterwards, and an accept that waits there holds the socket.
-const DYING: Duration = Duration::from_secs(1);
-const DYING_PAUSE: Duration = Duration::from_millis(20);
 
 /// A listening socket, unix or TCP.
 #[derive(Debug)]
@@ -22,17 +16,7 @@ impl Listener {
     /// A unix socket at `path`. A socket that is there and that nobody listens on is replaced;
     /// whether that is so may take a second to show.
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
-        let until = Instant::now() + DYING;
-        loop {
-            match UnixListener::bind(path) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => match is_dead(path) {
-                    true => std::fs::remove_file(path)?,
-                    false if until <= Instant::now() => return Err(error),
-                    false => std::thread::sleep(DYING_PAUSE),
-                },
-                outcome => return Ok(outcome?.into()),
-            }
-        }
+        Ok(cowl_serverkit::bind_unix(path)?.into())
     }
 
     /// A TCP socket at `address`, such as `127.0.0.1:10809`.
@@ -77,10 +61,4 @@ impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self { fd: listener.into() }
     }
-}
-
-/// Whether `path` is a socket that was left behind.
-fn is_dead(path: &Path) -> bool {
-    let outcome = UnixStream::connect(path);
-    outcome.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -13,6 +13,7 @@ mod table;
 
 use self::images::{export_name, export_text, queues, serial};
 use self::table::OPTIONS;
+use crate::background::{is_background, run_in_background};
 use crate::commands::Verb;
 use crate::failure::{Failure, Stop};
 use crate::getopt::{Given, Parser};
@@ -283,10 +284,8 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
         log: options.log,
         announces: !options.common.quiet,
     };
-    if options.forks
-        && let Some(code) = serve::detach(session)?
-    {
-        return Ok(code);
+    if options.forks && !is_background() {
+        return Ok(run_in_background(session)?);
     }
     serve::run(request, &options.common, session).map_err(Failure::from)?;
     Ok(0)
