@@ -59,7 +59,7 @@ impl StorageOpener for Rings {
 /// Tasks on one ring, with buffers of their own, as a server has them.
 pub(crate) fn by_ring(reading: &Reading) -> Sample {
     let options = options(reading)?;
-    let runtime = compio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = cowl_storage::ring_runtime().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let disk = Disk::open_with(&Rings, &reading.image, &options).await;
         let disk = Arc::new(disk.map_err(|error| error.to_string())?);

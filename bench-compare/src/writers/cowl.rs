@@ -57,7 +57,7 @@ fn by_ring(
     options: &OpenOptions,
 ) -> Result<Written, Box<dyn std::error::Error>> {
     assert_eq!(writing.flush, Flush::AtEnd);
-    let runtime = compio::runtime::Runtime::new()?;
+    let runtime = cowl_storage::ring_runtime()?;
     runtime.block_on(async {
         let disk = Arc::new(Disk::open_with(&Rings, &writing.image, options).await?);
         let queue = Rc::new(Queue::new(writing));

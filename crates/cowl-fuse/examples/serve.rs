@@ -10,9 +10,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use compio::runtime::Runtime;
 use cowl::{Access, Disk, Files, OpenOptions, Rings, StorageOpener};
 use cowl_fuse::{Caching, Export, Options, Server, Sizing};
+use cowl_storage::ring_runtime;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,7 +42,7 @@ fn serve<O: StorageOpener>(
         false => Access::ReadWrite,
     };
     let options = OpenOptions { access, ..OpenOptions::local() };
-    let runtime = Runtime::new()?;
+    let runtime = ring_runtime()?;
     let disk = Arc::new(runtime.block_on(Disk::open_with(opener, image.as_ref(), &options))?);
     let name = Path::new(image).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let export = Export {
@@ -57,7 +57,7 @@ fn serve<O: StorageOpener>(
     let threads: Vec<_> = (0..threads)
         .map(|_| {
             let server = server.clone();
-            std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
+            std::thread::spawn(move || ring_runtime()?.block_on(server.run()))
         })
         .collect();
     let stopping = server.clone();

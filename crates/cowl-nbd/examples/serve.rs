@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use compio::runtime::Runtime;
 use cowl::{Access, Disk, OpenOptions, Rings};
 use cowl_nbd::{Export, Exports, FastZero, Listener, Server, ServerOptions};
+use cowl_storage::ring_runtime;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -15,14 +15,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
     let open = Disk::open_with(&Rings, image.as_ref(), &options);
-    let disk = Arc::new(Runtime::new()?.block_on(open)?);
+    let disk = Arc::new(ring_runtime()?.block_on(open)?);
     let export = Export { fast_zero: FastZero::Always, ..Export::whole("", disk) };
     let listeners = vec![Listener::bind_unix(socket.as_ref())?];
     let server = Server::new(Exports::new([export]), listeners, ServerOptions::standard());
     let threads: Vec<_> = (0..threads.parse::<usize>()?)
         .map(|_| {
             let server = server.clone();
-            std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
+            std::thread::spawn(move || ring_runtime()?.block_on(server.run()))
         })
         .collect();
     for thread in threads {

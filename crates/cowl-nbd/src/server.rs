@@ -17,6 +17,7 @@
 //!   - a reply leaves after its request has ended, in the order of completion.
 
 mod budget;
+mod busy_poll;
 mod connection;
 mod execute;
 mod export;

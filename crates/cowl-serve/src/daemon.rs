@@ -12,6 +12,7 @@ use std::time::Instant;
 use compio::runtime::Runtime;
 use cowl_nbd::{Listener, Server, ServerOptions};
 use cowl_serverkit::{Stop, bind_unix};
+use cowl_storage::ring_runtime;
 use futures_util::future::{try_join_all, try_join3};
 
 use crate::control::{self, Additions};
@@ -81,7 +82,7 @@ impl Daemon {
         exports: Vec<ExportOptions>,
         stop: Stop,
     ) -> Result<Self, ServeError> {
-        let runtime = Runtime::new().map_err(ServeError::host("Could not set up a ring"))?;
+        let runtime = ring_runtime().map_err(ServeError::host("Could not set up a ring"))?;
         let opened = runtime.block_on(open_all(exports))?;
         let mut disks: Vec<DiskRef> = Vec::new();
         for (_, disk, _) in &opened {
@@ -250,7 +251,7 @@ fn start_threads(servers: &Servers, count: usize, stop: &Stop) -> Result<Vec<Thr
     let start = |index| {
         let (servers, stop) = (servers.clone(), stop.clone());
         let serve = move || {
-            let runtime = Runtime::new().map_err(ServeError::host("Could not set up a ring"));
+            let runtime = ring_runtime().map_err(ServeError::host("Could not set up a ring"));
             let outcome = runtime.and_then(|runtime| runtime.block_on(servers.run()));
             // One thread without the others would serve some clients and let others wait.
             stop.request();

@@ -33,4 +33,4 @@ pub use storage::{
     Allocation, Blocking, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
 };
 pub use sys::SharedMemory;
-pub use uring::UringStorage;
+pub use uring::{UringStorage, ring_runtime};

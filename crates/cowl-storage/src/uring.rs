@@ -10,6 +10,11 @@
 //! depth 32 it costs nothing that can be seen (71 k instead of 54 k). A task that finds everything
 //! there never waits, so it has to yield now and then by itself.
 //!
+//! Whole pages go to the page cache from the calling thread, too: ext4 takes no buffered write that
+//! must not wait, and the kernel hands each one over to a worker thread of its own. The copy is
+//! short; what can make it long is the kernel's brake on processes that write faster than the disk,
+//! which would hold the worker up as well. (`docs/decisions/0009-buffered-writes-at-once.md`)
+//!
 //! The storage is `Send + Sync` and belongs to no thread: each request goes to the ring of the
 //! thread that makes it. The futures stay on that thread.
 //!
@@ -20,6 +25,8 @@
 //!     always carried out, because a failure that nobody hears of would be taken for success later.
 
 mod ring;
+mod runtime;
 mod storage;
 
+pub use runtime::ring_runtime;
 pub use storage::UringStorage;

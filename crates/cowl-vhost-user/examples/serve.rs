@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use compio::runtime::Runtime;
 use cowl::{Access, Disk, OpenOptions, Rings};
+use cowl_storage::ring_runtime;
 use cowl_vhost_user::{Export, Listener, Server, ServerOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,14 +15,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
     let open = Disk::open_with(&Rings, image.as_ref(), &options);
-    let disk = Arc::new(Runtime::new()?.block_on(open)?);
+    let disk = Arc::new(ring_runtime()?.block_on(open)?);
     let export = Export::new(disk, Listener::bind(socket.as_ref())?);
     let options = ServerOptions { threads: threads.parse()? };
     let server = Server::new([export], options)?;
     let threads: Vec<_> = (0..options.threads)
         .map(|_| {
             let server = server.clone();
-            std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
+            std::thread::spawn(move || ring_runtime()?.block_on(server.run()))
         })
         .collect();
     for thread in threads {

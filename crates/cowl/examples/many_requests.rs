@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cowl::{Access, BlockDevice, Disk, GuestOffset, OpenOptions, Rings};
-use cowl_storage::IoBuffer;
+use cowl_storage::{IoBuffer, ring_runtime};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 const BLOCK: usize = 65_536;
@@ -12,7 +12,7 @@ const IN_FLIGHT: usize = 32;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = std::env::args_os().nth(1).ok_or("usage: many_requests IMAGE")?;
     let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::local() };
-    compio::runtime::Runtime::new()?.block_on(async {
+    ring_runtime()?.block_on(async {
         let disk = Disk::open_with(&Rings, Path::new(&image), &options).await?;
         let size = BlockDevice::size(&disk).get();
         let writes = (0..size / BLOCK as u64).map(|block| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use compio::runtime::Runtime;
 use cowl::{Disk, Error, Format, OpenOptions, Rings};
 use cowl_fuse::{Access, Caching, Export, MountError, Options, Server, Sharing, Sizing};
-use cowl_storage::UringStorage;
+use cowl_storage::{UringStorage, ring_runtime};
 
 use super::control::{Askers, canonical};
 use super::file_system::{self, FileSystem};
@@ -66,7 +66,7 @@ impl Served {
 
 /// Opens an image on a ring.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Served, OpenError> {
-    let runtime = Runtime::new().map_err(OpenError::Ring)?;
+    let runtime = ring_runtime().map_err(OpenError::Ring)?;
     let open = Disk::open_with(&Rings, path, options);
     let disk = runtime.block_on(open).map_err(OpenError::Image)?;
     Ok(Served { runtime, disk })
@@ -248,7 +248,7 @@ impl Threads {
         let start = |number| {
             let (server, disk) = (server.clone(), (number == 0).then(|| Arc::clone(disk)));
             let serve = move || {
-                Runtime::new()?.block_on(async {
+                ring_runtime()?.block_on(async {
                     // Dropped, and so ended, with the last request.
                     let _upkeep = disk.map(|disk| compio::runtime::spawn(keep_up(disk)));
                     server.run().await

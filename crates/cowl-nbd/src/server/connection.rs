@@ -10,6 +10,7 @@ use futures_channel::mpsc;
 
 use super::Shared;
 use super::budget::{Account, Charge, OVERHEAD};
+use super::busy_poll::{BusyPoll, Company};
 use super::execute::{self, Received};
 use super::export::{Export, Offer};
 use super::intake::Intake;
@@ -38,6 +39,7 @@ pub(crate) struct Connection<E> {
     pub(crate) contexts: Contexts,
     pub(crate) pool: Rc<Pool>,
     account: Rc<Account>,
+    busy_poll: BusyPoll,
     outbox: Outbox,
 }
 
@@ -53,6 +55,7 @@ pub(crate) async fn serve<E: BlockDevice + 'static>(
     shared: Arc<Shared<E>>,
     watch: Rc<Watch>,
     pool: Rc<Pool>,
+    company: &Rc<Company>,
 ) {
     let transport = Transport { watch, cipher: None };
     let mut intake = Intake::new(transport);
@@ -73,6 +76,7 @@ pub(crate) async fn serve<E: BlockDevice + 'static>(
         contexts: session.contexts,
         pool,
         account: Account::new(Arc::clone(&shared.budget)),
+        busy_poll: BusyPoll::new(company),
         outbox,
     });
     let _gone_or_out_of_step = connection.receive(&mut intake, &shared).await;
@@ -128,7 +132,7 @@ impl<E: BlockDevice + 'static> Connection<E> {
                     true => intake.transport.watch.idle(),
                     false => intake.transport.watch.receiving(),
                 }
-                if intake.fill().await? == 0 {
+                if self.busy_poll.wait(intake.fill()).await? == 0 {
                     return Ok(());
                 }
                 turn = 0;

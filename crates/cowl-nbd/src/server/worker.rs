@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 
 use super::Shared;
+use super::busy_poll::Company;
 use super::connection;
 use super::guests::Guests;
 use super::listener::Listener;
@@ -64,6 +65,7 @@ impl Drop for Count {
 pub(crate) struct Worker<E> {
     shared: Arc<Shared<E>>,
     pool: Rc<Pool>,
+    company: Rc<Company>,
     clock: Rc<Clock>,
     watches: RefCell<BTreeMap<u64, Rc<Watch>>>,
     next_id: Cell<u64>,
@@ -74,6 +76,7 @@ impl<E: BlockDevice + 'static> Worker<E> {
         Rc::new(Self {
             shared,
             pool: Rc::default(),
+            company: Rc::default(),
             clock: Rc::default(),
             watches: RefCell::default(),
             next_id: Cell::new(0),
@@ -126,7 +129,7 @@ impl<E: BlockDevice + 'static> Worker<E> {
         let serving = async move {
             let until_done = (running, arrival.count);
             let shared = Arc::clone(&worker.shared);
-            connection::serve(shared, watch, Rc::clone(&worker.pool)).await;
+            connection::serve(shared, watch, Rc::clone(&worker.pool), &worker.company).await;
             worker.watches.borrow_mut().remove(&id);
             drop(until_done);
         };

@@ -46,6 +46,13 @@ pub(crate) struct OpenFile {
     pub(crate) barriers: Barriers,
 }
 
+/// A page of the page cache, in bytes.
+const PAGE: u64 = 4096;
+
+/// Most bytes that are copied to the page cache by a thread that has other work: a cluster as most
+/// images have them, some tens of microseconds.
+const AT_ONCE_MAX: usize = 64 << 10;
+
 impl OpenFile {
     /// Opens, checks the kind, takes the lock, and only then empties the file if that was asked
     /// for.
@@ -174,6 +181,13 @@ impl OpenFile {
             }
             result => result,
         }
+    }
+
+    /// Whether the page cache takes `length` bytes at `at` as they are: whole pages, which it need
+    /// not read first, and not so many that others wait for the copying.
+    pub(crate) fn takes_at_once(&self, at: u64, length: usize) -> bool {
+        let is_whole = (at | length as u64) & (PAGE - 1) == 0;
+        self.direct.is_none() && is_whole && length <= AT_ONCE_MAX && self.kind == FileKind::Regular
     }
 
     /// Writes `bytes` at `at`, through a bounce where needed.

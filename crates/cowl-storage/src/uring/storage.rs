@@ -111,6 +111,9 @@ impl UringStorage {
     }
 
     async fn write_any(&self, at: u64, buffer: IoBuffer) -> (io::Result<()>, IoBuffer) {
+        if self.file.takes_at_once(at, buffer.len()) {
+            return (self.file.write_now(at, &buffer).map_err(io::Error::from), buffer);
+        }
         if self.file.is_aligned(at, &buffer) {
             let target = Target::writing(&self.file, &self.flights).await;
             return ring::write(target, at, buffer, 0).await;
@@ -228,7 +231,10 @@ impl Storage for UringStorage {
         purpose: Purpose,
     ) -> IoResult<(), Vec<IoBuffer>> {
         let length = buffers.iter().map(|buffer| buffer.len()).sum();
-        let (result, buffers) = if self.file.are_aligned(at.get(), &buffers) {
+        let (result, buffers) = if self.file.takes_at_once(at.get(), length) {
+            let result = self.file.write_vectored_now(at.get(), &buffers);
+            (result.map_err(io::Error::from), buffers)
+        } else if self.file.are_aligned(at.get(), &buffers) {
             let target = Target::writing(&self.file, &self.flights).await;
             ring::write_vectored(target, at.get(), buffers).await
         } else {
@@ -258,11 +264,18 @@ impl Storage for UringStorage {
 
     fn try_write(
         &self,
-        _at: HostOffset,
-        _bytes: &[u8],
-        _purpose: Purpose,
+        at: HostOffset,
+        bytes: &[u8],
+        purpose: Purpose,
     ) -> Option<Result<(), StorageError>> {
-        None
+        if !self.file.takes_at_once(at.get(), bytes.len()) {
+            return None;
+        }
+        let result = self.file.write_now(at.get(), bytes);
+        let range = (at, ByteCount::from_usize(bytes.len()));
+        Some(result.map_err(|errno| {
+            self.error(Operation::Write, Some(purpose), Some(range), errno.into())
+        }))
     }
 
     async fn zero(

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cowl::{BlockDevice, BlockError, Error, Format, OpenOptions, Rings, StorageError};
-use cowl_storage::UringStorage;
+use cowl_storage::{UringStorage, ring_runtime};
 use futures_util::future::join_all;
 use pollster::block_on;
 
@@ -105,7 +105,7 @@ impl BenchTarget {
             // An export has no descriptor that a ring could use.
             _ if cowl::remote_uri(path).is_some() => None,
             BenchDriver::Threads => None,
-            BenchDriver::Ring => compio::runtime::Runtime::new().ok(),
+            BenchDriver::Ring => ring_runtime().ok(),
         };
         let disk = match runtime {
             None => Driven::Threads(open_disk(path, options)?),
@@ -161,7 +161,7 @@ impl BenchTarget {
         match self.disk {
             Driven::Threads(disk) => disk.close(),
             Driven::Ring(disk) => {
-                let runtime = compio::runtime::Runtime::new().map_err(ring_lost)?;
+                let runtime = ring_runtime().map_err(ring_lost)?;
                 Ok(runtime.block_on(disk.shut())?)
             }
         }
@@ -188,7 +188,7 @@ fn on_rings(
     let course = Course::new(BlockDevice::size(disk), options, start);
     let depth = lanes_in_use(options, options.depth.into());
     on_each_thread(options.threads.into(), || {
-        let runtime = compio::runtime::Runtime::new().map_err(BenchError::Start)?;
+        let runtime = ring_runtime().map_err(BenchError::Start)?;
         let lanes = (0..depth).map(|_| lane(disk, &course));
         Ok(runtime.block_on(join_all(lanes)).into_iter().collect::<Result<Lap, _>>())
     })
