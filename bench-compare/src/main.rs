@@ -6,6 +6,7 @@
 //!
 //! What a row measures and what it does not is in README.md.
 
+mod chart;
 mod cowl_program;
 mod fixtures;
 mod job_rows;
@@ -63,7 +64,8 @@ fn run(options: &Options) -> Result<(), String> {
         report.add(&group, result);
     }
     report.print();
-    report.write_json(options)
+    report.write_json(options)?;
+    report.write_chart(options)
 }
 
 fn groups(options: &Options) -> Vec<Group> {

@@ -13,6 +13,7 @@ bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
   --quick          small images, short samples, 1 repetition: to see that everything works
   --dir DIR        keep the images here, and use those that are here (a temporary folder)
   --json FILE      write all samples as JSON
+  --svg FILE       draw the ratios and their bars
   --cowl FILE      the cowl program (built from this tree)
   --rqcow2 FILE    the command of qcow2-rs (rqcow2, if it is installed)
 ";
@@ -26,6 +27,7 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     pub(crate) folder: Option<PathBuf>,
     pub(crate) json: Option<PathBuf>,
+    pub(crate) svg: Option<PathBuf>,
     pub(crate) cowl: Option<PathBuf>,
     pub(crate) rqcow2: PathBuf,
     /// An image: this process only reads it at random, so that its memory can be measured.
@@ -42,6 +44,7 @@ impl Options {
             quick: false,
             folder: None,
             json: None,
+            svg: None,
             cowl: None,
             rqcow2: PathBuf::from("rqcow2"),
             child: None,
@@ -65,6 +68,7 @@ impl Options {
                 }
                 "--dir" => options.folder = Some(value()?.into()),
                 "--json" => options.json = Some(value()?.into()),
+                "--svg" => options.svg = Some(value()?.into()),
                 "--cowl" => options.cowl = Some(value()?.into()),
                 "--rqcow2" => options.rqcow2 = value()?.into(),
                 "--child-read" => options.child = Some(value()?.into()),

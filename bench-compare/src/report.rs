@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::chart::{self, Stripe};
 use crate::measure::{Samples, median};
 use crate::options::Options;
 use crate::row::{Bar, Contender, Group, Unit};
@@ -121,6 +122,24 @@ impl Report {
         }));
         let text = text.map_err(|error| error.to_string())?;
         std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    pub(crate) fn write_chart(&self, options: &Options) -> Result<(), String> {
+        let Some(path) = &options.svg else { return Ok(()) };
+        let stripes = self.lines.iter().flat_map(|line| {
+            line.bars.iter().filter_map(|bar| {
+                let ratio = line.ratio(*bar)?;
+                let more = line.unit.more_is_better();
+                let better = |ratio: f64| if more { ratio } else { ratio.recip() };
+                Some(Stripe {
+                    title: line.title.trim().to_owned(),
+                    reference: bar.reference.name(),
+                    times_better: better(ratio),
+                    wanted: better(bar.ratio),
+                })
+            })
+        });
+        chart::draw(path, &stripes.collect::<Vec<_>>())
     }
 }
 

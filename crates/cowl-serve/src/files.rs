@@ -33,11 +33,11 @@ impl Files {
                 access,
                 sizing: if file.growable { Sizing::Growable } else { Sizing::Fixed },
             };
-            let sharing = if file.allow_other { Sharing::Everyone } else { Sharing::OwnerAndRoot };
-            // Only root may share with root alone without a line in /etc/fuse.conf.
-            let sharing = match sharing {
-                Sharing::OwnerAndRoot if !getuid().is_root() => Sharing::Owner,
-                other => other,
+            let sharing = match file.allow_other {
+                true => Sharing::Everyone,
+                false if getuid().is_root() => Sharing::OwnerAndRoot,
+                // Sharing with root takes a line in /etc/fuse.conf.
+                false => Sharing::Owner,
             };
             let fuse = Options { sharing, ..Options::standard() };
             let mounted = Server::new(export, &file.mount_point, fuse);

@@ -5,6 +5,7 @@
 //! better.
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod corpus;
 mod fixture;
 mod oracle;
@@ -13,6 +14,7 @@ mod program;
 mod random;
 mod side_by_side;
 
+pub use certificates::write_certificates;
 pub use fixture::{Feature, Fixture, FixtureSet};
 pub use oracle::{Output, Tool, is_available, run};
 pub use poke::{poke, poke_u16, poke_u32, poke_u64, read_at};

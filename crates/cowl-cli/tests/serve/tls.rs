@@ -1,28 +1,11 @@
 //! Certificates from a folder.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::Command;
 
-use cowl_testkit::are_installed;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use cowl_testkit::{are_installed, write_certificates};
 
 use crate::daemon::{Daemon, images, program};
-
-/// Writes an authority, and a certificate for each side, under the names that everybody uses.
-fn write_certificates(folder: &Path) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(folder.join("ca-cert.pem"), authority.pem()).unwrap();
-    for side in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        std::fs::write(folder.join(format!("{side}-cert.pem")), certificate.pem()).unwrap();
-        std::fs::write(folder.join(format!("{side}-key.pem")), key.serialize_pem()).unwrap();
-    }
-}
 
 #[test]
 fn clients_with_certificates_are_served_and_others_are_not() {

@@ -1,30 +1,12 @@
 //! TLS: libnbd's client with certificates, and without those that it needs.
 
-use std::path::Path;
-
 use cowl_nbd::{Listener, ServerOptions, Tls, TlsPolicy};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
 use crate::serving::{Serving, client, sample_raw, whole};
-use cowl_testkit::are_installed;
+use cowl_testkit::{are_installed, write_certificates};
 
 const SIZE: u64 = 40 << 20;
-
-/// Writes an authority, and a certificate for each side, under the names that libnbd looks for.
-fn write_certificates(folder: &Path) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(folder.join("ca-cert.pem"), authority.pem()).unwrap();
-    for side in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        std::fs::write(folder.join(format!("{side}-cert.pem")), certificate.pem()).unwrap();
-        std::fs::write(folder.join(format!("{side}-key.pem")), key.serialize_pem()).unwrap();
-    }
-}
 
 /// A server that demands TLS and certificates of its clients; returns its port, too.
 fn serve(policy: TlsPolicy) -> (Serving, u16) {
