@@ -79,7 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cowl-nbd", &["cowl-format", "cowl-storage", "cowl-block", "cowl-serverkit"]),
     ("cowl-vhost-user", &["cowl-format", "cowl-storage", "cowl-block", "cowl-serverkit"]),
     ("cowl-fuse", &["cowl-format", "cowl-storage", "cowl-block", "cowl-serverkit"]),
-    ("cowl-serverkit", &[]),
+    ("cowl-serverkit", &["cowl-storage"]),
     ("cowl-testkit", &["cowl-format"]),
     ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd"]),
     ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),

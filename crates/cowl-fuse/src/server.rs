@@ -24,7 +24,6 @@ mod budget;
 mod data;
 mod execute;
 mod handshake;
-mod pool;
 mod space;
 mod worker;
 

@@ -25,7 +25,6 @@ mod guests;
 mod intake;
 mod listener;
 mod outbox;
-mod pool;
 mod socket;
 mod tls;
 mod transport;

@@ -9,14 +9,13 @@ use std::sync::atomic::Ordering;
 
 use compio::runtime::fd::PollFd;
 use cowl_block::BlockDevice;
-use cowl_serverkit::{is_done_at_once, yield_now};
+use cowl_serverkit::{Pool, is_done_at_once, yield_now};
 use cowl_storage::IoBuffer;
 use futures_util::future::{Either, select};
 
 use super::Shared;
 use super::budget::{Account, Budget, Charge, Held, OVERHEAD};
 use super::execute::{self, Answer, Errno};
-use super::pool::Pool;
 use crate::protocol::reply;
 use crate::protocol::request::{ARGUMENTS_MAX, HEAD_LENGTH, HEADER_LENGTH, Header, Request};
 
@@ -26,6 +25,12 @@ const TURN_MAX: u32 = 64;
 /// Payloads that are not copied into a buffer of their size: the copy would cost more than what the
 /// larger buffer holds back.
 const COPIED_MAX: usize = 32 << 10;
+
+/// The longest request of the kernel.
+const POOLED_LENGTH_MAX: usize = 1 << 20;
+
+/// Bytes of buffers kept by a thread.
+const POOLED_BYTES_MAX: usize = 24 << 20;
 
 /// Requests that keep a thread busy for long enough to let another one watch.
 const LONG: u64 = 32 << 10;
@@ -67,7 +72,12 @@ enum Received {
 impl<E: BlockDevice + 'static> Worker<E> {
     pub(super) fn new(shared: Arc<Shared<E>>, device: OwnedFd) -> io::Result<Rc<Self>> {
         let device = PollFd::new(device)?;
-        Ok(Rc::new(Self { shared, pool: Pool::default(), device, held: Held::default() }))
+        Ok(Rc::new(Self {
+            shared,
+            pool: Pool::new(POOLED_LENGTH_MAX, POOLED_BYTES_MAX),
+            device,
+            held: Held::default(),
+        }))
     }
 
     /// Serves until the connection ends and the last request is answered.

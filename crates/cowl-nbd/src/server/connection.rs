@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use cowl_block::BlockDevice;
-use cowl_serverkit::{is_done_at_once, yield_now};
+use cowl_serverkit::{Pool, is_done_at_once, yield_now};
 use futures_channel::mpsc;
 
 use super::Shared;
@@ -15,7 +15,6 @@ use super::execute::{self, Received};
 use super::export::{Export, Offer};
 use super::intake::Intake;
 use super::outbox::{self, Body, Message, Outbox};
-use super::pool::Pool;
 use super::transport::Transport;
 use super::watch::Watch;
 use crate::protocol::command::{Command, Judged, Payload, Terms, judge, select_contexts};

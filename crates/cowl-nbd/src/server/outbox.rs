@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use compio::buf::IoVectoredBuf;
+use cowl_serverkit::Pool;
 use cowl_storage::IoBuffer;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
 
 use super::budget::Charge;
-use super::pool::Pool;
 use super::transport::Transport;
 use crate::protocol::reply::Head;
 

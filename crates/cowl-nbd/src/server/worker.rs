@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_lock::SemaphoreGuardArc;
 use cowl_block::BlockDevice;
+use cowl_serverkit::Pool;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -20,12 +21,17 @@ use super::busy_poll::Company;
 use super::connection;
 use super::guests::Guests;
 use super::listener::Listener;
-use super::pool::Pool;
 use super::socket::{Acceptor, Socket};
 use super::watch::{Clock, Pace, Watch};
 
 /// How long to leave clients waiting when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longer buffers cost little next to their I/O, and would pin memory.
+const POOLED_LENGTH_MAX: usize = 64 << 10;
+
+/// Bytes kept by a thread: what a few connections have in flight.
+const POOLED_BYTES_MAX: usize = 16 << 20;
 
 /// A worker as other threads see it.
 pub(crate) struct Handle {
@@ -75,7 +81,7 @@ impl<E: BlockDevice + 'static> Worker<E> {
     pub(crate) fn new(shared: Arc<Shared<E>>) -> Rc<Self> {
         Rc::new(Self {
             shared,
-            pool: Rc::default(),
+            pool: Rc::new(Pool::new(POOLED_LENGTH_MAX, POOLED_BYTES_MAX)),
             company: Rc::default(),
             clock: Rc::default(),
             watches: RefCell::default(),

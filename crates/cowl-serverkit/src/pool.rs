@@ -5,23 +5,18 @@ use std::cell::RefCell;
 use cowl_storage::IoBuffer;
 
 /// Buffers have powers of two of bytes, this many at least.
-const LENGTH_MIN: usize = 4096;
+const LENGTH_MIN: usize = 512;
 
-/// And this many sizes of them; what is larger is not kept.
-const SIZES: usize = 9;
-
-/// Bytes kept by a thread.
-const POOLED_BYTES_MAX: usize = 24 << 20;
-
-/// Free buffers by size.
-#[derive(Default)]
-pub(super) struct Pool {
+/// Free buffers of one thread. Buffers have a few sizes, however many lengths are asked for: what
+/// is kept for one serves the next.
+pub struct Pool {
+    bytes_max: usize,
     free: RefCell<Free>,
 }
 
-#[derive(Default)]
 struct Free {
-    by_size: [Vec<IoBuffer>; SIZES],
+    /// Of 512 bytes, of 1024, and so on.
+    by_size: Vec<Vec<IoBuffer>>,
     bytes: usize,
 }
 
@@ -31,8 +26,16 @@ fn size_of(capacity: usize) -> usize {
 }
 
 impl Pool {
+    /// Keeps buffers of up to `length_max` bytes, and up to `bytes_max` bytes of them.
+    #[must_use]
+    pub fn new(length_max: usize, bytes_max: usize) -> Self {
+        let sizes = 1 + size_of(length_max.next_power_of_two().max(LENGTH_MIN));
+        let by_size = (0..sizes).map(|_| Vec::new()).collect();
+        Self { bytes_max, free: RefCell::new(Free { by_size, bytes: 0 }) }
+    }
+
     /// A buffer of `length` bytes with any content: whoever takes it fills all of it.
-    pub(super) fn take(&self, length: usize) -> IoBuffer {
+    pub fn take(&self, length: usize) -> IoBuffer {
         let capacity = length.next_power_of_two().max(LENGTH_MIN);
         let mut free = self.free.borrow_mut();
         let pooled = free.by_size.get_mut(size_of(capacity)).and_then(Vec::pop);
@@ -44,12 +47,13 @@ impl Pool {
         buffer
     }
 
-    pub(super) fn put(&self, mut buffer: IoBuffer) {
+    /// Takes a buffer back. One that is too long, or that this pool did not give, is freed.
+    pub fn put(&self, mut buffer: IoBuffer) {
         buffer.restore();
         let capacity = buffer.len();
         let mut free = self.free.borrow_mut();
         let is_one_of_ours = LENGTH_MIN <= capacity && capacity.is_power_of_two();
-        if !is_one_of_ours || POOLED_BYTES_MAX < free.bytes + capacity {
+        if !is_one_of_ours || self.bytes_max < free.bytes + capacity {
             return;
         }
         if let Some(list) = free.by_size.get_mut(size_of(capacity)) {
@@ -61,11 +65,13 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use super::{POOLED_BYTES_MAX, Pool};
+    use cowl_storage::IoBuffer;
+
+    use super::Pool;
 
     #[test]
     fn a_pool_gives_what_is_asked_for_and_stays_within_its_bytes() {
-        let pool = Pool::default();
+        let pool = Pool::new(1 << 20, 24 << 20);
         let buffers: Vec<_> = (1..=1000).map(|length| pool.take(length * 100)).collect();
         for (buffer, length) in buffers.iter().zip(1..) {
             assert_eq!(buffer.len(), length * 100);
@@ -74,17 +80,30 @@ mod tests {
             pool.put(buffer);
         }
         let free = pool.free.borrow();
-        assert!(free.bytes <= POOLED_BYTES_MAX);
+        assert!(0 < free.bytes && free.bytes <= 24 << 20);
         let counted: usize = free.by_size.iter().flatten().map(|buffer| buffer.len()).sum();
         assert_eq!(free.bytes, counted);
     }
 
     #[test]
-    fn buffers_that_are_too_large_are_let_go() {
-        let pool = Pool::default();
+    fn one_buffer_serves_many_lengths() {
+        let pool = Pool::new(64 << 10, 1 << 20);
+        for length in (1..=4096).chain([0]) {
+            let buffer = pool.take(length);
+            assert_eq!(buffer.len(), length);
+            pool.put(buffer);
+        }
+        assert_eq!(pool.free.borrow().bytes, 512 + 1024 + 2048 + 4096);
+    }
+
+    #[test]
+    fn buffers_that_are_too_large_or_strange_are_let_go() {
+        let pool = Pool::new(1 << 20, 24 << 20);
         let buffer = pool.take(5 << 20);
         assert_eq!(buffer.len(), 5 << 20);
         pool.put(buffer);
+        pool.put(IoBuffer::zeroed(0));
+        pool.put(IoBuffer::zeroed(700));
         assert_eq!(pool.free.borrow().bytes, 0);
     }
 }
