@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use cowl_storage::Storage;
 
+use crate::request::Pressure;
 use crate::{Error, Image};
 
 impl<S: Storage> Image<S> {
@@ -17,8 +18,7 @@ impl<S: Storage> Image<S> {
         let Ok(writer) = self.top().writer() else { return core::future::pending().await };
         loop {
             let pressed = writer.pressed.listen();
-            // Half of what makes requests wait.
-            if self.top().metadata().dirty().bytes() <= self.top().dirty_max() / 2 {
+            if self.top().pressure()? == Pressure::Low {
                 pressed.await;
                 continue;
             }

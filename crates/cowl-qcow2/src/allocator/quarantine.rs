@@ -16,6 +16,7 @@ use crate::allocator::space::Space;
 use crate::cache::DecodedKey;
 use crate::flush::Edge;
 use crate::request::Epochs;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{AsyncMutex, Mutex, MutexGuard};
 use crate::writer::Writer;
 use crate::{Error, Layer};
@@ -29,6 +30,17 @@ pub(crate) enum Reference {
     Compressed(CompressedDescriptor),
 }
 
+impl Reference {
+    /// Clusters that may become free.
+    fn clusters(self) -> u64 {
+        match self {
+            Self::Clusters { count, .. } => count,
+            // Others mostly live in the same one.
+            Self::Compressed(_) => 0,
+        }
+    }
+}
+
 struct Item {
     what: Reference,
     epoch: u64,
@@ -39,6 +51,8 @@ struct Item {
 pub(crate) struct Quarantine {
     /// The removal of the pointer is in memory only.
     unlinked: Mutex<Vec<Item>>,
+    /// Clusters that were unlinked since the last commit began: all of them wait for the next one.
+    waiting: AtomicU64,
     /// The removal is durable.
     durable: Mutex<Vec<Item>>,
     sweeping: AsyncMutex<()>,
@@ -57,7 +71,13 @@ impl Quarantine {
             true => &self.unlinked,
             false => &self.durable,
         };
+        self.waiting.fetch_add(what.clusters(), Ordering::Relaxed);
         lock(list).push(Item { what, epoch: epochs.of_unlink() });
+    }
+
+    /// Clusters that the next commit lets go. An estimate: one that failed is forgotten.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// These clusters have a reference that no pointer in the file has ever had, or has any more.
@@ -67,6 +87,7 @@ impl Quarantine {
 
     /// What was unlinked before a commit takes its copies.
     pub(crate) fn take_unlinked(&self) -> Unlinked<'_> {
+        self.waiting.store(0, Ordering::Relaxed);
         Unlinked { quarantine: self, items: std::mem::take(&mut *lock(&self.unlinked)) }
     }
 

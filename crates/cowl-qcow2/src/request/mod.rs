@@ -15,4 +15,5 @@ pub use compress::Compressor;
 pub(crate) use compress::Compressors;
 pub(crate) use decompress::Decompressor;
 pub(crate) use epochs::{Epochs, Pin};
+pub(crate) use write::Pressure;
 pub(crate) use zero::Clear;

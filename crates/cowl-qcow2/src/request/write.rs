@@ -320,6 +320,20 @@ impl<S: Storage> Image<S> {
     }
 }
 
+/// Bytes that were unlinked and wait to become free before requests wait for it.
+const UNLINKED_MAX: u64 = 512 << 20;
+
+/// Whether a commit is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pressure {
+    /// No.
+    Low,
+    /// Whoever commits in the background should.
+    Half,
+    /// Requests wait for it.
+    Full,
+}
+
 impl<S: Storage> Layer<S> {
     /// Where the first byte of a run is written in place, if it is.
     pub(super) fn in_place(&self, run: &Run) -> Option<HostOffset> {
@@ -439,14 +453,29 @@ impl<S: Storage> Layer<S> {
         }
     }
 
-    /// Waits for a write-back when much is waiting to be written.
+    /// Waits for a write-back when much is waiting for it.
     pub(crate) async fn make_room(&self) -> Result<(), Error> {
-        let waiting = self.metadata().dirty().bytes();
-        if self.dirty_max() < waiting {
-            self.commit().await?;
-        } else if self.dirty_max() / 2 < waiting {
-            self.writer()?.pressed.notify(1);
+        match self.pressure()? {
+            Pressure::Low => {}
+            Pressure::Half => {
+                self.writer()?.pressed.notify(1);
+            }
+            Pressure::Full => self.commit().await?,
         }
         Ok(())
+    }
+
+    /// How much waits for a commit: tables to be written, and clusters that become free by it. The
+    /// file grows meanwhile, whatever is discarded.
+    pub(crate) fn pressure(&self) -> Result<Pressure, Error> {
+        let unlinked = self.writer()?.quarantine.waiting() * self.geometry().cluster_size();
+        let dirty = self.metadata().dirty().bytes();
+        Ok(if self.dirty_max() < dirty || UNLINKED_MAX < unlinked {
+            Pressure::Full
+        } else if self.dirty_max() / 2 < dirty || UNLINKED_MAX / 2 < unlinked {
+            Pressure::Half
+        } else {
+            Pressure::Low
+        })
     }
 }
