@@ -274,6 +274,11 @@ impl Additions {
         if new.temporary && is_read_only {
             return Err(bad("a temporary overlay is for writing".to_owned()));
         }
+        if new.temporary && self.allowed.is_some() {
+            let message = "a temporary overlay needs a new file, which the sandbox refuses; start \
+                           the daemon with this export, or with --sandbox=off";
+            return Err(bad(message.to_owned()));
+        }
         let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
         let snapshot = new.load_snapshot;
         let open = OpenOptions { access, format, snapshot, ..self.open.clone() };

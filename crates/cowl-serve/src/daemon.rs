@@ -1,7 +1,6 @@
 //! From options to a process that serves, and to its end.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,6 +13,8 @@ use cowl_nbd::{Listener, Server, ServerOptions};
 use cowl_serverkit::{Stop, bind_unix};
 use cowl_storage::ring_runtime;
 use futures_util::future::{try_join_all, try_join3};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use crate::control::{self, Additions};
 use crate::disk::{DiskRef, ServedDisk};
@@ -22,6 +23,7 @@ use crate::export::{Bitmaps, ExportOptions};
 use crate::files::Files;
 use crate::http::MetricsListener;
 use crate::keeper::Keeper;
+use crate::leftovers::Leftovers;
 use crate::metrics::Metrics;
 use crate::sandbox::{Needs, Sandbox};
 use crate::table::{self, ExportTable};
@@ -57,8 +59,9 @@ pub struct Options {
     pub allowed: Vec<PathBuf>,
     /// How such exports are opened, but for what the command says.
     pub open: cowl::OpenOptions,
-    /// Files that are removed at the end: sockets, the pid file.
-    pub leftovers: Vec<PathBuf>,
+    /// Files that are removed at the end, or after an error: sockets, the pid file. The daemon adds
+    /// those that it makes itself.
+    pub leftovers: Leftovers,
 }
 
 /// Disks that are open and sockets that are bound. Belongs to the thread that opened it.
@@ -78,6 +81,16 @@ impl Daemon {
     ///
     /// After an error nothing is left behind.
     pub fn open(
+        options: Options,
+        exports: Vec<ExportOptions>,
+        stop: Stop,
+    ) -> Result<Self, ServeError> {
+        let leftovers = options.leftovers.clone();
+        let opened = Self::open_or_leave(options, exports, stop);
+        opened.inspect_err(|_| leftovers.remove())
+    }
+
+    fn open_or_leave(
         mut options: Options,
         exports: Vec<ExportOptions>,
         stop: Stop,
@@ -91,8 +104,8 @@ impl Daemon {
             }
         }
         let guests = opened.iter().map(|(options, disk, _)| (options, disk));
-        let (machines, sockets) = virtual_machines::serve(guests, options.threads.max(1))?;
-        options.leftovers.extend(sockets);
+        let threads = options.threads.max(1);
+        let machines = virtual_machines::serve(guests, threads, &options.leftovers)?;
         let files = Files::mount(opened.iter().map(|(options, disk, _)| (options, disk)))?;
         let (exports, entries) = table::exports(opened);
         let listeners = std::mem::take(&mut options.listeners);
@@ -100,7 +113,9 @@ impl Daemon {
         let table = Arc::new(ExportTable::new(server, machines, entries));
         let metrics = options.metrics.map(MetricsListener::bind).transpose()?;
         let control = options.control.as_deref().map(bind_control).transpose()?;
-        options.leftovers.extend(options.control.clone());
+        if let Some(path) = &options.control {
+            options.leftovers.add(path);
+        }
         Ok(Self { options, runtime, table, files, disks, control, metrics, stop })
     }
 
@@ -119,11 +134,14 @@ impl Daemon {
         let Self { options, runtime, table, files, disks, control, metrics, stop } = self;
         let needs = Needs {
             allowed: &options.allowed,
-            leftovers: &options.leftovers,
+            leftovers: &options.leftovers.paths(),
             control: control.is_some(),
             files: !files.servers().is_empty(),
         };
-        options.sandbox.close(&needs)?;
+        if let Err(error) = options.sandbox.close(&needs) {
+            options.leftovers.remove();
+            return Err(error.into());
+        }
         let counts = Metrics::new(Arc::clone(&table), Instant::now());
         let metrics = metrics.map(|listener| listener.serve(counts.clone())).transpose()?;
         let servers = Servers {
@@ -160,20 +178,8 @@ impl Daemon {
         };
         let outcome = runtime.block_on(serve);
         drop(metrics);
-        remove_leftovers(&options.leftovers);
+        options.leftovers.remove();
         outcome
-    }
-}
-
-/// Removes files that a daemon leaves behind.
-pub fn remove_leftovers(paths: &[PathBuf]) {
-    for path in paths {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "cannot remove");
-            }
-            _ => {}
-        }
     }
 }
 
@@ -182,6 +188,7 @@ async fn open_all(
 ) -> Result<Vec<(ExportOptions, DiskRef, Bitmaps)>, ServeError> {
     let mut opened: Vec<(ExportOptions, DiskRef, Bitmaps)> = Vec::new();
     for options in exports {
+        options.check_texts()?;
         if opened.iter().any(|(known, ..)| known.name == options.name) {
             return Err(ServeError::NameTaken { name: options.name });
         }
@@ -205,10 +212,12 @@ fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {
         path: path.to_owned(),
         source,
     };
-    let listener = bind_unix(path).map_err(fail)?;
-    // Nobody is answered before the daemon runs, so nobody gets in between.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    Ok(listener)
+    // From the beginning: whoever could connect in between would be obeyed later.
+    let others = Mode::RWXG | Mode::RWXO | Mode::XUSR;
+    let before = umask(others);
+    let listener = bind_unix(path);
+    umask(before);
+    listener.map_err(fail)
 }
 
 /// What a serving thread runs, side by side.

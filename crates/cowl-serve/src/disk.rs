@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cowl::{BlockDevice, BlockError, ByteCount, Disk, Extent, GuestOffset, ZeroRequest};
+use cowl::{BlockDevice, BlockError, ByteCount, Disk, Extent, Growth, GuestOffset, ZeroRequest};
 use cowl_storage::{IoBuffer, UringStorage};
 use event_listener::{Event, EventListener};
 
@@ -247,5 +247,14 @@ impl BlockDevice for ServedDisk {
 
     async fn extents(&self, at: GuestOffset, length: ByteCount) -> Result<Vec<Extent>, BlockError> {
         self.disk().extents(at, length).await
+    }
+
+    async fn resize(&self, size: ByteCount, growth: Growth) -> Result<(), BlockError> {
+        let resized = BlockDevice::resize(self.disk(), size, growth).await;
+        self.settle(resized).await
+    }
+
+    async fn allocated(&self) -> Result<ByteCount, BlockError> {
+        self.disk().allocated().await
     }
 }

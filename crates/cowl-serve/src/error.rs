@@ -78,6 +78,20 @@ pub enum ServeError {
         /// Why not.
         source: cowl_fuse::MountError,
     },
+    /// Two files are to be mounted in one place.
+    #[error("'{}' is, or lies in, the mount point of another export", path.display())]
+    MountPointTaken {
+        /// The second mount point.
+        path: PathBuf,
+    },
+    /// A name or a description that the protocol has no room for.
+    #[error("{what} has {length} bytes, and clients take {TEXT_MAX} at most")]
+    TextTooLong {
+        /// Which of them.
+        what: &'static str,
+        /// Its length in bytes.
+        length: usize,
+    },
     /// A path of the daemon's own could not be used.
     #[error("{what} '{}': {source}", path.display())]
     Path {
@@ -122,6 +136,9 @@ pub enum ServeError {
         reason: String,
     },
 }
+
+/// The longest name or description of an export (the NBD document's limit for strings).
+pub(crate) const TEXT_MAX: usize = 4096;
 
 impl ServeError {
     pub(crate) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {

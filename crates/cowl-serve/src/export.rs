@@ -10,7 +10,7 @@ use cowl_qcow2::BitmapError;
 use cowl_storage::UringStorage;
 
 use crate::disk::{DiskRef, Rules};
-use crate::error::ServeError;
+use crate::error::{ServeError, TEXT_MAX};
 use crate::overlay;
 
 /// How long a process that was killed may hold its locks.
@@ -42,6 +42,8 @@ pub struct ExportOptions {
     pub open: OpenOptions,
     /// What clients change.
     pub content: Content,
+    /// Clients may change nothing, whatever the image or the overlay would take.
+    pub read_only: bool,
     /// Where the export begins in the disk, in bytes.
     pub start: u64,
     /// Its length in bytes; `None` for all to the end.
@@ -97,6 +99,7 @@ impl ExportOptions {
             path: path.to_owned(),
             open,
             content: Content::Image,
+            read_only: false,
             start: 0,
             length: None,
             rules: Rules::standard(),
@@ -151,10 +154,20 @@ impl ExportOptions {
         Ok(bitmaps)
     }
 
+    /// Refuses texts that no client takes: one of them would keep clients from listing the others.
+    pub(crate) fn check_texts(&self) -> Result<(), ServeError> {
+        for (what, text) in [("the name", &self.name), ("the description", &self.description)] {
+            if TEXT_MAX < text.len() {
+                return Err(ServeError::TextTooLong { what, length: text.len() });
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a window that a disk of `size` bytes does not have.
     pub(crate) fn check_window(&self, size: u64) -> Result<(), ServeError> {
         match self.start.checked_add(self.length.unwrap_or(0)) {
-            Some(end) if end <= size => Ok(()),
+            Some(end) if end <= size && (self.start == 0 || self.start < size) => Ok(()),
             _ => Err(ServeError::OutsideOfDisk { name: self.name.clone(), size }),
         }
     }
@@ -172,6 +185,6 @@ impl ExportOptions {
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
-        self.content == Content::Image && self.open.access == Access::ReadOnly
+        self.read_only || (self.content == Content::Image && self.open.access == Access::ReadOnly)
     }
 }

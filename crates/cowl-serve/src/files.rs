@@ -1,5 +1,6 @@
 //! Exports that are files: FUSE mounts.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -8,7 +9,7 @@ use rustix::process::getuid;
 
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
-use crate::export::ExportOptions;
+use crate::export::{ExportOptions, FuseFile};
 
 /// Mounted files, and the thread that unmounts them.
 ///
@@ -23,6 +24,8 @@ impl Files {
     pub(crate) fn mount<'a>(
         exports: impl IntoIterator<Item = (&'a ExportOptions, &'a DiskRef)>,
     ) -> Result<Self, ServeError> {
+        let exports: Vec<_> = exports.into_iter().collect();
+        check_places(exports.iter().filter_map(|(options, _)| options.fuse.as_ref()))?;
         let mut servers = Vec::new();
         for (options, disk) in exports {
             let Some(file) = &options.fuse else { continue };
@@ -76,6 +79,21 @@ impl Files {
             }
         }
     }
+}
+
+/// Refuses mount points that are the same or lie in each other: to look at the second one the
+/// kernel would ask the first mount, which nobody serves yet.
+fn check_places<'a>(files: impl IntoIterator<Item = &'a FuseFile>) -> Result<(), ServeError> {
+    let mut known: Vec<PathBuf> = Vec::new();
+    for file in files {
+        // What cannot be found is refused by whoever mounts it.
+        let Ok(place) = std::fs::canonicalize(&file.mount_point) else { continue };
+        if known.iter().any(|other| place.starts_with(other) || other.starts_with(&place)) {
+            return Err(ServeError::MountPointTaken { path: file.mount_point.clone() });
+        }
+        known.push(place);
+    }
+    Ok(())
 }
 
 fn unmount_when_told(told: &Receiver<()>, servers: Vec<Server<ServedDisk>>) {

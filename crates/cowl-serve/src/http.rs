@@ -16,6 +16,9 @@ use crate::metrics::{MEDIA_TYPE, Metrics};
 /// How long a client may send or take nothing.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long to leave readers waiting when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a client may take for its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -83,7 +86,12 @@ fn accept(listener: &TcpListener, metrics: &Metrics, stopping: &AtomicBool) {
         if stopping.load(Ordering::SeqCst) {
             return;
         }
-        if let Err(error) = stream.and_then(|stream| serve(stream, metrics)) {
+        let Ok(stream) = stream else {
+            // Out of descriptors or memory: the next try would fail as well.
+            std::thread::sleep(ACCEPT_PAUSE);
+            continue;
+        };
+        if let Err(error) = serve(stream, metrics) {
             tracing::debug!(%error, "a reader of metrics was lost");
         }
     }

@@ -163,7 +163,8 @@ impl Keeper {
 
 /// Writes tables back early, so that requests seldom have to wait for it.
 async fn look_after(disk: DiskRef, closing: Stop) {
-    let Some(image) = disk.disk.qcow2() else { return };
+    // A raw image has no tables; its task stays all the same, as whoever counts references expects.
+    let Some(image) = disk.disk.qcow2() else { return closing.requested().await };
     let work = async {
         let pressure = pin!(image.background());
         let ticks = pin!(async {

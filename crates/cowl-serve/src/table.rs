@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cowl::{Access, Preallocation};
+use cowl::Preallocation;
 use cowl_format::ByteCount;
 use cowl_nbd::{Clients, Export, Exports, FastZero, Server};
 
@@ -99,6 +99,7 @@ impl ExportTable {
 
     /// Opens the image of a new export, unless another export has it open.
     pub(crate) async fn ground(&self, options: &ExportOptions) -> Result<Ground, ServeError> {
+        options.check_texts()?;
         if self.lock().contains_key(&options.name) {
             return Err(ServeError::NameTaken { name: options.name.clone() });
         }
@@ -170,7 +171,7 @@ impl ExportTable {
 
     pub(crate) async fn resize(&self, entry: &Entry, size: u64) -> Result<(), ServeError> {
         let fail = |source| ServeError::Request { path: entry.options.path.clone(), source };
-        if entry.options.open.access == Access::ReadOnly {
+        if entry.options.is_read_only() {
             return Err(fail(cowl::BlockError::ReadOnly));
         }
         let size = ByteCount::new(size);

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cowl_vhost_user::{Export, Listener, Server, ServerOptions};
@@ -11,19 +10,21 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
 use crate::export::{ExportOptions, VhostUserPlace};
+use crate::leftovers::Leftovers;
 
-/// A server of the exports that have such a socket, if there are any, and the files it made.
+/// A server of the exports that have such a socket, if there are any.
 pub(crate) fn serve<'a>(
     exports: impl IntoIterator<Item = (&'a ExportOptions, &'a DiskRef)>,
     threads: usize,
-) -> Result<(Option<Server<ServedDisk>>, Vec<PathBuf>), ServeError> {
-    let (mut served, mut files) = (Vec::new(), Vec::new());
+    leftovers: &Leftovers,
+) -> Result<Option<Server<ServedDisk>>, ServeError> {
+    let mut served = Vec::new();
     for (options, disk) in exports {
         let Some(vhost_user) = &options.vhost_user else { continue };
         let listener = match &vhost_user.place {
             VhostUserPlace::Path(path) => {
                 let listener = bind(path)?;
-                files.push(path.clone());
+                leftovers.add(path);
                 listener
             }
             VhostUserPlace::Descriptor(number) => {
@@ -41,11 +42,11 @@ pub(crate) fn serve<'a>(
         });
     }
     if served.is_empty() {
-        return Ok((None, files));
+        return Ok(None);
     }
     let server = Server::new(served, ServerOptions { threads });
     let server = server.map_err(ServeError::host("Could not set up the vhost-user server"))?;
-    Ok((Some(server), files))
+    Ok(Some(server))
 }
 
 fn bind(path: &std::path::Path) -> Result<Listener, ServeError> {

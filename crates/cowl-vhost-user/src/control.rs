@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cowl_block::BlockDevice;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg,
@@ -38,10 +39,6 @@ pub(crate) fn run<E: BlockDevice + 'static>(
     match listener.kind {
         Kind::Connected(stream) => serve(shared, served, stream),
         Kind::Listening(listener) => {
-            // A front-end may go away between the look and the accept, which must not wait then.
-            if listener.set_nonblocking(true).is_err() {
-                return;
-            }
             while await_readable(shared, &listener) {
                 accept(shared, served, &listener);
             }
@@ -60,6 +57,13 @@ fn accept<E: BlockDevice + 'static>(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         Err(_) => std::thread::sleep(ACCEPT_PAUSE),
     }
+}
+
+/// By `fcntl`: the standard library's way is an `ioctl`, which a sandbox may refuse.
+pub(crate) fn set_nonblocking(socket: &impl AsFd, nonblocking: bool) -> io::Result<()> {
+    let mut flags = fcntl_getfl(socket)?;
+    flags.set(OFlags::NONBLOCK, nonblocking);
+    Ok(fcntl_setfl(socket, flags)?)
 }
 
 /// Waits for something to read; `false` when the server is to stop, or waiting fails.
@@ -96,7 +100,7 @@ fn converse<E: BlockDevice + 'static>(
     served: &Arc<Served<E>>,
     stream: UnixStream,
 ) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
+    set_nonblocking(&stream, false)?;
     // A message that stops in its middle would keep the server from stopping.
     stream.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
     stream.set_write_timeout(Some(MESSAGE_TIMEOUT))?;

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::control;
 use crate::export::{Export, Served};
-use crate::listener::Listener;
+use crate::listener::{Kind, Listener};
 use crate::queue::{Assignment, Counts};
 use crate::worker::{self, Handle};
 
@@ -71,6 +71,10 @@ impl<E: BlockDevice + 'static> Server<E> {
         let mut waiting = Vec::new();
         for export in exports {
             let (served, listener) = export.into_parts();
+            if let Kind::Listening(listener) = &listener.kind {
+                // A front-end may go away between the look and the accept, which must not wait then.
+                control::set_nonblocking(listener, true)?;
+            }
             waiting.push((Arc::new(served), listener));
         }
         let shared = Shared {

@@ -77,6 +77,7 @@ impl ImageRequest {
         Ok(ExportOptions {
             description: self.description,
             content: if self.temporary { Content::Temporary } else { Content::Image },
+            read_only: is_read_only,
             start: self.start,
             length: self.length,
             rules,

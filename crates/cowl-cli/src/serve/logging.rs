@@ -1,7 +1,8 @@
 //! Where the events of a daemon go.
 
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
@@ -30,6 +31,26 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Refuses a log file that is one of the images, by whatever name.
+    pub(crate) fn check<'a>(
+        &self,
+        images: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(), Failure> {
+        let identity = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        let Some((path, log)) = self.file.as_ref().and_then(|path| Some((path, identity(path)?)))
+        else {
+            return Ok(());
+        };
+        if images.into_iter().any(|image| identity(image) == Some(log)) {
+            let message = format!("Could not log to '{}': it is the image", path.display());
+            return Err(Failure::new(Kind::Open, message).about(path));
+        }
+        Ok(())
+    }
+
     /// Starts telling.
     pub(crate) fn start(&self) -> Result<(), Failure> {
         let filter = EnvFilter::try_new(&self.filter)

@@ -1,12 +1,13 @@
 //! Opens, binds, serves.
 
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cowl_nbd::ServerOptions;
-use cowl_serve::{Daemon, LatePool, Options, ServeError, Stop, VhostUserPlace, remove_leftovers};
+use cowl_serve::{Daemon, LatePool, Leftovers, Options, ServeError, Stop, VhostUserPlace};
 
 use super::Request;
 use super::image::base;
@@ -50,6 +51,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Serves until it is told to end.
 pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Result<(), RunError> {
+    request.log.check(request.images.iter().map(|image| image.image.path.as_path()))?;
     request.log.start()?;
     let leaving = is_background().then(Leaving::begin).transpose()?;
     let manager = Manager::of_process();
@@ -58,16 +60,23 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
     let tls = request.tls.map(|(folder, policy)| folder.load(policy)).transpose()?;
     let exports = request.images.into_iter().map(|image| image.export(common, &pool));
     let exports = exports.collect::<Result<Vec<_>, _>>()?;
-    let mut bound = Bound(Vec::new());
+    let bound = Bound(Leftovers::default());
     let mut listeners = Vec::new();
     for address in &request.addresses {
         listeners.extend(address.bind()?);
-        bound.0.extend(address.file().cloned());
+        if let Some(path) = address.file() {
+            bound.0.add(path);
+        }
     }
-    if let Some(path) = &request.pid_file {
-        write_pid(path)?;
-        bound.0.push(path.clone());
-    }
+    // Its lock says for as long as this lives that the number is that of a running process.
+    let _pid_file = match &request.pid_file {
+        Some(path) => {
+            let file = write_pid(path)?;
+            bound.0.add(path);
+            Some(file)
+        }
+        None => None,
+    };
     let stop = Stop::default();
     let options = Options {
         listeners,
@@ -79,7 +88,7 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         },
         threads: request.threads.unwrap_or_else(cores),
         until: request.until,
-        control: request.control.clone(),
+        control: request.control,
         metrics: request.metrics,
         sandbox: request.sandbox,
         allowed: places(&request.allowed)?,
@@ -87,11 +96,10 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         leftovers: bound.0.clone(),
     };
     let daemon = Daemon::open(options, exports, stop.clone()).map_err(RunError::Serve)?;
-    bound.0.extend(request.control);
     let at_once = bound.0.clone();
     interrupt::end_by(Ending {
         ask: Box::new(move || stop.request()),
-        at_once: Some(Box::new(move || remove_leftovers(&at_once))),
+        at_once: Some(Box::new(move || at_once.remove())),
     });
     let metrics = daemon.metrics_address();
     let served = daemon.run(|| {
@@ -111,11 +119,11 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
 }
 
 /// Files that go when the daemon does not get as far as removing them itself.
-struct Bound(Vec<PathBuf>);
+struct Bound(Leftovers);
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        remove_leftovers(&self.0);
+        self.0.remove();
     }
 }
 
@@ -148,29 +156,36 @@ fn announce(request: &Request) -> String {
 
 /// Writes our number to `path`: to a new file, or over one that a daemon left behind. Any other
 /// file is somebody's data, named by mistake, and left alone.
-fn write_pid(path: &Path) -> Result<(), Failure> {
+///
+/// The file stays locked until it is dropped; one that is locked belongs to a running process.
+fn write_pid(path: &Path) -> Result<File, Failure> {
     let failed = |reason: &str| {
         Failure::new(Kind::Open, format!("Could not create '{}': {reason}", path.display()))
             .about(path)
     };
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
+    let write = || -> std::io::Result<Result<File, &str>> {
+        let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Err("a running process has it")),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
         let mut known = Vec::new();
         (&file).take(PID_FILE_MAX + 1).read_to_end(&mut known)?;
         let is_ours = known.len() as u64 <= PID_FILE_MAX
             && known.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_whitespace());
         if !is_ours {
-            return Ok(false);
+            return Ok(Err("it exists and is no pid file"));
         }
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(true)
+        Ok(Ok(file))
     };
     match write() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(failed("it exists and is no pid file")),
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(reason)) => Err(failed(reason)),
         Err(error) => Err(failed(&disk::system_words(&error))),
     }
 }

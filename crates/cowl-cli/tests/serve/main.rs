@@ -8,4 +8,5 @@ mod daemon;
 mod ending;
 mod qemu_nbd;
 mod rules;
+mod surprises;
 mod tls;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use event_listener::Event;
 
 /// What a connection without anything in flight gets in any case, so that it cannot be starved by
-/// others that hold everything.
-const ALWAYS_GRANTED_MAX: u64 = 1 << 20;
+/// others that hold everything: a request as long as common clients send, and what it costs.
+const ALWAYS_GRANTED_MAX: u64 = (2 << 20) + (8 << 10);
 
 /// What a request takes besides its payload: its task, its head, its place in queues.
 pub(crate) const OVERHEAD: u64 = 1 << 10;
@@ -128,8 +128,8 @@ mod tests {
         let greedy = Account::new(Arc::clone(&budget));
         let _held = greedy.try_take(10 * MIB).unwrap();
         let other = Account::new(Arc::clone(&budget));
-        assert!(other.try_take(2 * MIB).is_none());
-        let first = other.try_take(MIB);
+        assert!(other.try_take(3 * MIB).is_none());
+        let first = other.try_take(2 * MIB + 4096 + super::OVERHEAD);
         assert!(first.is_some());
         assert!(other.try_take(1).is_none());
     }

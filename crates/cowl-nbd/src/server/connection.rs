@@ -65,6 +65,7 @@ pub(crate) async fn serve<E: BlockDevice + 'static>(
     };
     let Offer { export, revoked } = session.export;
     tracing::info!(export = export.name, "a client took an export");
+    shared.guests.served();
     intake.transport.watch.handshake_is_done(revoked);
     let (outbox, messages) = mpsc::unbounded();
     let sender = outbox::run(messages, intake.transport.clone(), Rc::clone(&pool));
@@ -159,7 +160,7 @@ impl<E: BlockDevice + 'static> Connection<E> {
         }
         // Waiting for memory is not the client's fault.
         intake.transport.watch.idle();
-        let charge = self.account.take(OVERHEAD + memory_of(&judged, self.contexts)).await;
+        let charge = self.account.take(OVERHEAD + self.memory_of(&judged)).await;
         let Some(received) = self.receive_payload(request, &judged, &terms, intake).await? else {
             return Ok(Flow::End);
         };
@@ -224,6 +225,22 @@ impl<E: BlockDevice + 'static> Connection<E> {
         }
     }
 
+    /// Bytes that a request and its reply take.
+    fn memory_of(&self, judged: &Judged) -> u64 {
+        let buffer = |length: u64| {
+            let length = usize::try_from(length).unwrap_or(usize::MAX / 2);
+            self.pool.cost(length) as u64
+        };
+        match judged.command {
+            Ok(Command::Read { range, .. } | Command::Write { range, .. }) => buffer(range.length),
+            Ok(Command::Cache { range }) => buffer(range.length.min(execute::CACHE_PIECE)),
+            Ok(Command::BlockStatus { first_only: false, .. }) => {
+                u64::from(self.contexts.count()) * 16 * DESCRIPTOR_COUNT_MAX as u64
+            }
+            _ => 0,
+        }
+    }
+
     /// Puts a whole reply on its way.
     pub(crate) fn reply(&self, head: Head, body: Body, charge: Charge) {
         self.send(Message { head, body, charge: Some(charge) });
@@ -232,17 +249,5 @@ impl<E: BlockDevice + 'static> Connection<E> {
     /// Puts a message on its way; a client that is gone gets nothing.
     pub(crate) fn send(&self, message: Message) {
         let _gone = self.outbox.unbounded_send(message);
-    }
-}
-
-/// Bytes that a request and its reply take.
-fn memory_of(judged: &Judged, contexts: Contexts) -> u64 {
-    match judged.command {
-        Ok(Command::Read { range, .. } | Command::Write { range, .. }) => range.length,
-        Ok(Command::Cache { range }) => range.length.min(execute::CACHE_PIECE),
-        Ok(Command::BlockStatus { first_only: false, .. }) => {
-            u64::from(contexts.count()) * 16 * DESCRIPTOR_COUNT_MAX as u64
-        }
-        _ => 0,
     }
 }

@@ -1,7 +1,7 @@
 //! Exports: devices by name, each with a window and rights.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use cowl_block::{BlockDevice, DirtyBitmap};
 use cowl_format::GuestOffset;
@@ -110,13 +110,21 @@ impl<E> Offer<E> {
 /// The exports of a server.
 pub struct Exports<E> {
     list: RwLock<Vec<Offer<E>>>,
+    /// The name of the export that clients get who give none, from the beginning on: when it is
+    /// removed they get nothing, and never a disk that they did not have before.
+    default: OnceLock<String>,
 }
 
 impl<E: BlockDevice> Exports<E> {
-    /// These exports; the first is the default one unless one has no name.
+    /// These exports. The one without a name, else the first, is what clients get who name none;
+    /// it stays the default, also when it is removed. Without exports that is the first one added.
     #[must_use]
     pub fn new(list: impl IntoIterator<Item = Export<E>>) -> Self {
-        Self { list: RwLock::new(list.into_iter().map(Offer::new).collect()) }
+        let list: Vec<_> = list.into_iter().map(Offer::new).collect();
+        let nameless = list.iter().find(|offer| offer.export.name.is_empty());
+        let default = nameless.or(list.first()).map(|offer| offer.export.name.clone());
+        let default = default.map_or_else(OnceLock::new, OnceLock::from);
+        Self { list: RwLock::new(list), default }
     }
 
     /// Adds an export; gives it back when there is one of that name.
@@ -125,6 +133,7 @@ impl<E: BlockDevice> Exports<E> {
         if list.iter().any(|known| known.export.name == export.name) {
             return Err(export);
         }
+        self.default.get_or_init(|| export.name.clone());
         list.push(Offer::new(export));
         Ok(())
     }
@@ -147,9 +156,13 @@ impl<E: BlockDevice> Catalogue for Exports<E> {
 
     fn find(&self, name: &[u8]) -> Option<(Self::Export, Facts)> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        let by_name = list.iter().find(|offer| offer.export.name.as_bytes() == name);
-        let default = || list.first().filter(|_| name.is_empty());
-        let Offer { export, revoked } = by_name.or_else(default)?;
+        let of_name = |name: &[u8]| {
+            let is_it = |offer: &&Offer<E>| offer.export.name.as_bytes() == name;
+            list.iter().find(is_it)
+        };
+        let default = || self.default.get().filter(|_| name.is_empty());
+        let by_default = || default().and_then(|name| of_name(name.as_bytes()));
+        let Offer { export, revoked } = of_name(name).or_else(by_default)?;
         let facts = export.facts();
         Some((Offer { export: Arc::clone(export), revoked: Arc::clone(revoked) }, facts))
     }

@@ -1,6 +1,6 @@
 //! How many clients there are, and when the last one goes.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use event_listener::Event;
 
@@ -9,6 +9,9 @@ use event_listener::Event;
 pub(crate) struct Guests {
     present: AtomicUsize,
     ever: AtomicU64,
+    /// Whether somebody took an export. Who only looks whether the server is there, or asks what it
+    /// has, is no client that could be the last one.
+    served: AtomicBool,
     left: Event,
 }
 
@@ -16,6 +19,11 @@ impl Guests {
     pub(crate) fn enter(&self) {
         self.present.fetch_add(1, Ordering::SeqCst);
         self.ever.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One of them took an export.
+    pub(crate) fn served(&self) {
+        self.served.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn leave(&self) {
@@ -31,9 +39,9 @@ impl Guests {
         self.ever.load(Ordering::SeqCst)
     }
 
-    /// Returns when somebody came and nobody is left.
+    /// Returns when somebody was served and nobody is left.
     pub(crate) async fn all_gone(&self) {
-        let is_over = || self.ever() != 0 && self.present() == 0;
+        let is_over = || self.served.load(Ordering::SeqCst) && self.present() == 0;
         while !is_over() {
             let left = self.left.listen();
             if !is_over() {
@@ -57,11 +65,15 @@ mod tests {
         let mut gone = pin!(guests.all_gone());
         assert_eq!(gone.as_mut().now_or_never(), None);
         guests.enter();
+        guests.leave();
+        assert_eq!(gone.as_mut().now_or_never(), None);
         guests.enter();
+        guests.enter();
+        guests.served();
         guests.leave();
         assert_eq!(gone.as_mut().now_or_never(), None);
         guests.leave();
         assert_eq!(gone.now_or_never(), Some(()));
-        assert_eq!((guests.present(), guests.ever()), (0, 2));
+        assert_eq!((guests.present(), guests.ever()), (0, 3));
     }
 }

@@ -86,6 +86,8 @@ impl Options {
             false => file_name(&image.path),
         };
         let mut request = self.image(name, image)?;
+        // One image alone can be there.
+        request.fuse = None;
         let (mut detect_zeroes, mut machines) = (None, None::<VhostUser>);
         for (key, value) in pairs.iter() {
             let switch = || switch(value).ok_or_else(|| wrong(format!("{key} is on or off")));
