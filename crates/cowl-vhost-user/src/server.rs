@@ -72,7 +72,7 @@ impl<E: BlockDevice + 'static> Server<E> {
         for export in exports {
             let (served, listener) = export.into_parts();
             if let Kind::Listening(listener) = &listener.kind {
-                // A front-end may go away between the look and the accept, which must not wait then.
+                // A front-end may be gone between the look and the accept, which must not wait.
                 control::set_nonblocking(listener, true)?;
             }
             waiting.push((Arc::new(served), listener));

@@ -51,7 +51,7 @@ pub(super) const VERB: Verb = Verb {
         "-k /run/disk.sock disk.qcow2",
         "-b 0.0.0.0 --tls=require --tls-certificates=/etc/pki/cowl disk.qcow2",
         "--control=/run/cowl.sock --metrics=127.0.0.1:9108 --allow=/srv/images a.qcow2 b.qcow2",
-        "--export image=base.qcow2,name=base,read-only=on --export image=vm.qcow2,name=vm,snapshot=on",
+        "--export image=base.qcow2,read-only=on --export image=vm.qcow2,name=vm,snapshot=on",
     ],
     run,
 };
