@@ -4,6 +4,7 @@
 //! asks for that end, and the next one ends the program at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -16,6 +17,9 @@ pub(crate) struct Ending {
     /// asks.
     pub(crate) at_once: Option<Box<dyn Fn() + Send>>,
 }
+
+/// A second signal this soon says the same as the first.
+const SAME_WISH: Duration = Duration::from_millis(100);
 
 static ENDING: Mutex<Option<Ending>> = Mutex::new(None);
 
@@ -31,13 +35,15 @@ pub(crate) fn watch() {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).ok();
     let Ok(mut signals) = Signals::new([SIGHUP, SIGINT, SIGTERM]) else { return };
     let end = move || {
-        let mut was_asked = false;
+        let mut asked = None::<Instant>;
         for signal in signals.forever() {
             if let Some(ending) = &*ENDING.lock().unwrap_or_else(PoisonError::into_inner) {
                 match &ending.at_once {
-                    Some(at_once) if was_asked => at_once(),
+                    // One wish can come twice: timeout(1) signals the process and its group.
+                    Some(_) if asked.is_some_and(|asked| asked.elapsed() < SAME_WISH) => continue,
+                    Some(at_once) if asked.is_some() => at_once(),
                     _ => {
-                        was_asked = true;
+                        asked = Some(Instant::now());
                         (ending.ask)();
                         continue;
                     }

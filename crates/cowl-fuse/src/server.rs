@@ -271,6 +271,13 @@ impl<E: BlockDevice + 'static> Server<E> {
         self.shared.connection.begin_unmounting();
     }
 
+    /// A way to take the file out of the tree at once, for a process that ends without answering
+    /// anybody any more. It does not keep the device.
+    pub fn abandoner(&self) -> impl Fn() + Send + Sync + use<E> + 'static {
+        let connection = Arc::clone(&self.shared.connection);
+        move || connection.abandon()
+    }
+
     /// How the mount came to its end, once it has.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {

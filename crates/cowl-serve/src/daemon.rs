@@ -125,6 +125,18 @@ impl Daemon {
         self.metrics.as_ref().map(MetricsListener::address)
     }
 
+    /// What is left to do where the process ends before [`run`](Self::run) returns: takes mounted
+    /// files out of the tree and removes the daemon's own files. From any thread.
+    pub fn last_resort(&self) -> impl Fn() + Send + use<> + 'static {
+        let mounted: Vec<_> =
+            self.files.servers().iter().map(cowl_fuse::Server::abandoner).collect();
+        let leftovers = self.options.leftovers.clone();
+        move || {
+            mounted.iter().for_each(|abandon| abandon());
+            leftovers.remove();
+        }
+    }
+
     /// Serves until it is to end, and ends: what was accepted is answered, everything becomes
     /// durable, disks are closed. The first thing that failed is the error; disks after it are
     /// closed nevertheless.

@@ -171,8 +171,8 @@ struct Options {
     start: u64,
     offset: String,
     socket: Option<PathBuf>,
-    host: String,
-    port: String,
+    host: Option<String>,
+    port: Option<String>,
     connections_max: usize,
     until: Until,
     handshake_timeout: Option<Duration>,
@@ -205,8 +205,8 @@ impl Options {
             start: 0,
             offset: "0".to_owned(),
             socket: None,
-            host: HOST.to_owned(),
-            port: PORT.to_owned(),
+            host: None,
+            port: None,
             connections_max: 1,
             until: Until::LastClientGone,
             handshake_timeout: Some(serve::HANDSHAKE_TIMEOUT),
@@ -223,8 +223,8 @@ impl Options {
         let text = || given.text();
         match given.id {
             Flag::Version => return Err(Stop::Answer(crate::help::version(session))),
-            Flag::Address => self.host = text(),
-            Flag::Port => self.port = text(),
+            Flag::Address => self.host = Some(text()),
+            Flag::Port => self.port = Some(text()),
             Flag::Socket => self.socket = Some(socket(given)?),
             Flag::Offset => (self.start, self.offset) = (offset(&text())?, text()),
             Flag::ReadOnly => self.settings.read_only = true,
@@ -338,8 +338,8 @@ impl Options {
                 (path, uri)
             }
             None => {
-                let (host, port) = (&self.host, &self.port);
-                (format!("{host}:{port}"), nbd_name::tcp(host, port, ""))
+                let (host, port) = self.place();
+                (format!("{host}:{port}"), nbd_name::tcp(&host, &port, ""))
             }
         };
         let place = NbdUri::parse(&uri).map_err(|error| Failure::usage(error.to_string()))?;
@@ -389,6 +389,10 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
         options.take(&given, session)?;
     }
     let operands = parser.operands();
+    let handed_over = sockets_handed_over();
+    if 0 < handed_over {
+        options.check_activation(handed_over)?;
+    }
     if options.lists {
         session.output.text(&options.list(&operands)?);
         return Ok(0);
@@ -399,8 +403,12 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     };
     let tls = options.tls()?;
     let address = match &options.socket {
+        _ if 0 < handed_over => Address::Inherited,
         Some(path) => Address::Unix(path.clone()),
-        None => Address::Tcp { host: options.host.clone(), port: options.port.clone() },
+        None => {
+            let (host, port) = options.place();
+            Address::Tcp { host, port }
+        }
     };
     let level = if options.verbose { "debug" } else { "off" };
     let request = Request {
@@ -446,6 +454,41 @@ fn words(error: RunError, image: &str, offset: &str) -> Failure {
             Failure::new(Kind::Open, message).about(path)
         }
         other => other.into(),
+    }
+}
+
+/// Sockets that a service manager hands to this process.
+fn sockets_handed_over() -> u32 {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    match number("LISTEN_PID") == Some(std::process::id()) {
+        true => number("LISTEN_FDS").unwrap_or(0),
+        false => 0,
+    }
+}
+
+impl Options {
+    /// Where a server is on TCP when no socket is named.
+    fn place(&self) -> (String, String) {
+        let or = |given: &Option<String>, usual: &str| given.clone().unwrap_or(usual.to_owned());
+        (or(&self.host, HOST), or(&self.port, PORT))
+    }
+
+    /// With a socket from a service manager nothing else may say where to listen.
+    fn check_activation(&self, sockets: u32) -> Result<(), Failure> {
+        let contradiction = if self.socket.is_some() {
+            "Unix socket can't be set when using socket activation"
+        } else if self.host.is_some() {
+            "The interface can't be set when using socket activation"
+        } else if self.port.is_some() {
+            "TCP port number can't be set when using socket activation"
+        } else if self.lists {
+            "List mode is incompatible with socket activation"
+        } else if 1 < sockets {
+            "qemu-nbd does not support socket activation with LISTEN_FDS > 1"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::usage(contradiction))
     }
 }
 

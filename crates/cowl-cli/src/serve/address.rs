@@ -41,7 +41,14 @@ impl Address {
                 let listener = Listener::bind_tcp((host.as_str(), port));
                 listener.map(|listener| vec![listener]).map_err(|error| fail("", &error))
             }
-            Self::Inherited => Listener::inherited().map_err(|error| fail("s handed over", &error)),
+            Self::Inherited => match Listener::inherited() {
+                Ok(listeners) if listeners.is_empty() => {
+                    let message = "No sockets were handed over: LISTEN_FDS and LISTEN_PID are not \
+                                   those of a service manager";
+                    Err(Failure::new(Kind::Open, message))
+                }
+                outcome => outcome.map_err(|error| fail("s handed over", &error)),
+            },
         }
     }
 

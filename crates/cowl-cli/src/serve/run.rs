@@ -96,10 +96,10 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         leftovers: bound.0.clone(),
     };
     let daemon = Daemon::open(options, exports, stop.clone()).map_err(RunError::Serve)?;
-    let at_once = bound.0.clone();
+    let last_resort = daemon.last_resort();
     interrupt::end_by(Ending {
         ask: Box::new(move || stop.request()),
-        at_once: Some(Box::new(move || at_once.remove())),
+        at_once: Some(Box::new(last_resort)),
     });
     let metrics = daemon.metrics_address();
     let served = daemon.run(|| {

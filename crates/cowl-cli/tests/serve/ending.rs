@@ -13,7 +13,7 @@ use crate::daemon::{Daemon, images, kill, program};
 const SIGTERM: i32 = 15;
 
 /// A client that has begun to send a write and never ends it.
-fn stalled_client(daemon: &Daemon) -> UnixStream {
+pub(crate) fn stalled_client(daemon: &Daemon) -> UnixStream {
     let mut stream = UnixStream::connect(daemon.path().join("socket")).unwrap();
     let mut greeting = [0; 18];
     stream.read_exact(&mut greeting).unwrap();
@@ -165,6 +165,11 @@ fn what_cannot_be_served_leaves_no_socket_behind() {
         &["--log=xml", "disk.qcow2"],
         &["--log-level=a=b=c", "disk.qcow2"],
         &["--sandbox=maybe", "disk.qcow2"],
+        &["--growable", "disk.qcow2"],
+        &["--queues=2", "disk.qcow2"],
+        &["--allow=.", "disk.qcow2"],
+        &["--tls-verify-peer", "disk.qcow2"],
+        &["--socket-activation", "disk.qcow2"],
         &["--persistent=maybe", "disk.qcow2"],
         &["--shared=many", "disk.qcow2"],
         &[],

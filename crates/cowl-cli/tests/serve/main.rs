@@ -1,6 +1,7 @@
 //! `serve` and `qemu-nbd` with real clients: what they do, how they end, what they refuse.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod activation;
 mod all_ways;
 mod clients;
 mod control;

@@ -228,3 +228,25 @@ fn a_log_is_not_written_into_the_image() {
     refused(folder.path(), &["-k", "s", "--export", export, "--control", "missing/control"]);
     assert!(!folder.path().join("vhost").exists() && !folder.path().join("s").exists());
 }
+
+#[test]
+fn a_second_signal_takes_the_mounted_file_away() {
+    if !are_installed(&[]) || !std::path::Path::new("/dev/fuse").exists() {
+        eprintln!("SKIP: no /dev/fuse; no file was mounted");
+        return;
+    }
+    let folder = images();
+    std::fs::write(folder.path().join("file"), b"below").unwrap();
+    let mut daemon = Daemon::start_in(folder, &["--fuse", "file", "disk.qcow2"]);
+    assert_eq!(std::fs::metadata(daemon.path().join("file")).unwrap().len(), 64 << 20);
+    // A client in the middle of a request, so that the first signal alone takes its time.
+    let _client = crate::ending::stalled_client(&daemon);
+    // Twice at once is one wish; the third is another.
+    daemon.signal("TERM");
+    daemon.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    daemon.signal("TERM");
+    daemon.wait();
+    assert_eq!(std::fs::read(daemon.path().join("file")).unwrap(), b"below");
+    assert!(!daemon.path().join("socket").exists());
+}

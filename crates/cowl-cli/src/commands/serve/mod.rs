@@ -241,6 +241,24 @@ impl Options {
         addresses
     }
 
+    /// Refuses options that would change nothing: whoever gave them expects something.
+    fn check_effects(&self, images: &[ImageRequest]) -> Result<(), Failure> {
+        let is_file = images.iter().any(|image| image.fuse.is_some());
+        let is_machine = images.iter().any(|image| image.vhost_user.is_some());
+        let idle = if (self.growable || self.allow_other) && !is_file {
+            "--growable and --allow-other have no effect without --fuse"
+        } else if (self.queues_max != QUEUES_MAX || !self.serial.is_empty()) && !is_machine {
+            "--queues and --serial have no effect without --socket-path or --fd"
+        } else if !self.allowed.is_empty() && self.control.is_none() {
+            "--allow has no effect without --control"
+        } else if self.verifies_clients && self.tls == TlsPolicy::Unavailable {
+            "--tls-verify-peer has no effect without --tls"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::usage(idle))
+    }
+
     fn tls(&self) -> Result<Option<(TlsFolder, TlsPolicy)>, Failure> {
         match (self.tls, &self.tls_folder) {
             (TlsPolicy::Unavailable, None) => Ok(None),
@@ -268,6 +286,7 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     if images.is_empty() {
         return Err(Failure::usage_with_help("Expecting an image file name").into());
     }
+    options.check_effects(&images)?;
     let request = Request {
         addresses: options.addresses(&images),
         images,
