@@ -61,6 +61,7 @@ pub struct ServerOptions {
     /// From accepting to the end of the handshake, TLS included.
     pub handshake_timeout: Duration,
     /// How long a client may take none of a reply, or send nothing of a request that it began.
+    /// While other clients wait for memory: how long it may need for all of it.
     pub stall_timeout: Duration,
     /// TLS, if any.
     pub tls: Option<Tls>,

@@ -24,6 +24,7 @@ use crate::error::ServeError;
 use crate::export::{Content, ExportOptions};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
+use crate::table::Loss;
 
 /// The longest line: a path, a name and a text for people have room.
 const LINE_MAX: usize = 64 << 10;
@@ -65,6 +66,9 @@ enum Command {
     Resize {
         export: String,
         size: u64,
+        /// What lies behind the new size may be lost.
+        #[serde(default)]
+        shrink: bool,
     },
     /// Ends the daemon.
     Quit {},
@@ -111,7 +115,7 @@ const HELP: &[(&str, &str)] = &[
          discard, detect-zeroes, bitmaps]",
     ),
     ("remove-export", "export, [force] - new clients do not get it; with force all are cut"),
-    ("resize", "export, size - change the size of its disk, in bytes"),
+    ("resize", "export, size, [shrink] - change its disk's size, in bytes; shrink: even to less"),
     ("quit", "end: answer, make durable, close"),
 ];
 
@@ -243,8 +247,9 @@ impl Desk {
                 let closed = self.keeper.remove(&export, clients).await?;
                 return Ok(json!({ "closed": closed }));
             }
-            Command::Resize { export, size } => {
-                table.resize(&table.find(&export)?, size).await?;
+            Command::Resize { export, size, shrink } => {
+                let loss = if shrink { Loss::Accepted } else { Loss::Refused };
+                table.resize(&table.find(&export)?, size, loss).await?;
             }
             Command::Quit {} => self.keeper.stop.request(),
         }

@@ -50,6 +50,17 @@ pub enum ServeError {
         /// The name.
         name: String,
     },
+    /// A disk would lose its end.
+    #[error(
+        "the disk has {now} bytes; to cut it down to {size}, and lose what lies behind, say \
+         \"shrink\": true"
+    )]
+    WouldShrink {
+        /// Size of the disk in bytes.
+        now: u64,
+        /// What was asked for.
+        size: u64,
+    },
     /// A window that the disk does not have.
     #[error("the disk has {size} bytes, and the export '{name}' is to begin or end behind that")]
     OutsideOfDisk {

@@ -1,12 +1,13 @@
-//! Metrics over HTTP: one thread, one client at a time, one request a connection.
+//! Metrics over HTTP: a thread for each reader, one request a connection.
 //!
-//! The sockets are plain blocking ones with a time limit, so that a client that stalls delays the
-//! next reader and nothing else.
+//! The sockets are plain blocking ones with a time limit. When there are too many readers, the one
+//! that came first has to go, so that readers who stall keep nobody from the metrics.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to leave readers waiting when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Readers at a time.
+const READERS_MAX: usize = 16;
 
 /// How long a client may take for its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(4);
@@ -81,23 +85,57 @@ impl Drop for MetricsServer {
     }
 }
 
-fn accept(listener: &TcpListener, metrics: &Metrics, stopping: &AtomicBool) {
-    for stream in listener.incoming() {
-        if stopping.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(stream) = stream else {
-            // Out of descriptors or memory: the next try would fail as well.
-            std::thread::sleep(ACCEPT_PAUSE);
-            continue;
+/// A client that is being answered.
+struct Reader {
+    /// Its thread's own, closed when that ends.
+    stream: Weak<TcpStream>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn new(stream: TcpStream, metrics: &Metrics) -> io::Result<Self> {
+        let (socket, metrics) = (Arc::new(stream), metrics.clone());
+        let stream = Arc::downgrade(&socket);
+        let answer = move || {
+            if let Err(error) = serve(&socket, &metrics) {
+                tracing::debug!(%error, "a reader of metrics was lost");
+            }
         };
-        if let Err(error) = serve(stream, metrics) {
-            tracing::debug!(%error, "a reader of metrics was lost");
+        let thread = std::thread::Builder::new().name("cowl-metrics".to_owned()).spawn(answer)?;
+        Ok(Self { stream, thread })
+    }
+
+    /// Lets it go, whether it has its answer or not.
+    fn end(self) {
+        if let Some(stream) = self.stream.upgrade() {
+            let _gone_already = stream.shutdown(Shutdown::Both);
         }
+        let _panicked = self.thread.join();
     }
 }
 
-fn serve(mut stream: TcpStream, metrics: &Metrics) -> io::Result<()> {
+fn accept(listener: &TcpListener, metrics: &Metrics, stopping: &AtomicBool) {
+    let mut readers = VecDeque::new();
+    for stream in listener.incoming() {
+        if stopping.load(Ordering::SeqCst) {
+            break;
+        }
+        readers.retain(|reader: &Reader| !reader.thread.is_finished());
+        if READERS_MAX <= readers.len()
+            && let Some(first) = readers.pop_front()
+        {
+            first.end();
+        }
+        match stream.and_then(|stream| Reader::new(stream, metrics)) {
+            Ok(reader) => readers.push_back(reader),
+            // Out of descriptors or memory: the next try would fail as well.
+            Err(_) => std::thread::sleep(ACCEPT_PAUSE),
+        }
+    }
+    readers.into_iter().for_each(Reader::end);
+}
+
+fn serve(mut stream: &TcpStream, metrics: &Metrics) -> io::Result<()> {
     stream.set_read_timeout(Some(STEP_TIMEOUT))?;
     stream.set_write_timeout(Some(STEP_TIMEOUT))?;
     let until = Instant::now() + HEAD_TIMEOUT;

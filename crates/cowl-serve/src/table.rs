@@ -20,6 +20,13 @@ pub(crate) struct Entry {
     pub(crate) counters: Arc<Counters>,
 }
 
+/// Whether a disk may lose what lies behind its new end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Accepted,
+    Refused,
+}
+
 /// All of them, by name.
 pub(crate) struct ExportTable {
     pub(crate) server: Server<ServedDisk>,
@@ -169,10 +176,20 @@ impl ExportTable {
         cowl::BlockDevice::flush(&entry.disk.disk).await.map_err(fail)
     }
 
-    pub(crate) async fn resize(&self, entry: &Entry, size: u64) -> Result<(), ServeError> {
+    /// Changes the size of the disk under `entry`, for all exports of it.
+    pub(crate) async fn resize(
+        &self,
+        entry: &Entry,
+        size: u64,
+        loss: Loss,
+    ) -> Result<(), ServeError> {
         let fail = |source| ServeError::Request { path: entry.options.path.clone(), source };
         if entry.options.is_read_only() {
             return Err(fail(cowl::BlockError::ReadOnly));
+        }
+        let now = cowl::BlockDevice::size(&entry.disk.disk).get();
+        if size < now && loss == Loss::Refused {
+            return Err(ServeError::WouldShrink { now, size });
         }
         let size = ByteCount::new(size);
         entry.disk.disk.change_size(size, Preallocation::Off).await.map_err(fail)?;

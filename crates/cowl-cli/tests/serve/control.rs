@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use cowl_testkit::are_installed;
 
@@ -31,6 +32,11 @@ fn commands_are_carried_out_and_mistakes_are_explained() {
 
     control.result(r#"{"command": "resize", "export": "main", "size": 100663296}"#);
     assert_eq!(daemon.client("nbdinfo", &["--size", "URI"]).trim(), "100663296");
+    let refused = control.refusal(r#"{"command": "resize", "export": "main", "size": 0}"#);
+    assert!(refused.contains("\"shrink\": true"), "{refused}");
+    let less = r#"{"command": "resize", "export": "main", "size": 67108864, "shrink": true}"#;
+    control.result(less);
+    assert_eq!(daemon.client("nbdinfo", &["--size", "URI"]).trim(), "67108864");
 
     let raw = daemon.path().join("disk.raw");
     let add = format!(
@@ -160,9 +166,11 @@ fn metrics_are_served_and_stalled_readers_keep_nobody_waiting() {
     let line = daemon.announced.last().unwrap();
     let address = line.strip_prefix("Metrics at http://").unwrap();
     let address = address.strip_suffix("/metrics").unwrap();
-    let _stalled = TcpStream::connect(address).unwrap();
+    let _stalled: Vec<_> = (0..50).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let start = std::time::Instant::now();
     let answer = http(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text"));
+    assert!(start.elapsed() < Duration::from_secs(10), "each of the fifty could take seconds");
     let written = r#"cowl_transferred_bytes_total{export="a\"b",kind="write"} 1048576"#;
     assert!(answer.contains(written), "{answer}");
     assert!(answer.ends_with("# EOF\n"));

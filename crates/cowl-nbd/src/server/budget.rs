@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use event_listener::Event;
 
@@ -20,16 +20,29 @@ pub(crate) struct Budget {
     max: u64,
     per_account_max: u64,
     used: AtomicU64,
+    /// Connections that wait for what others hold.
+    waiting: AtomicUsize,
     freed: Event,
 }
 
 impl Budget {
     pub(crate) fn new(max: u64, per_account_max: u64) -> Self {
-        Self { max, per_account_max, used: AtomicU64::new(0), freed: Event::new() }
+        Self {
+            max,
+            per_account_max,
+            used: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            freed: Event::new(),
+        }
     }
 
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for what others hold.
+    pub(crate) fn is_short(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
     }
 
     /// Takes `bytes` where they fit; what is larger than the whole fits when nothing else is held.
@@ -45,6 +58,22 @@ impl Budget {
         let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
         assert!(bytes <= before, "only what was taken is given back");
         self.freed.notify(usize::MAX);
+    }
+}
+
+/// Counts one connection that waits for what others hold.
+struct Waiting<'budget>(&'budget AtomicUsize);
+
+impl<'budget> Waiting<'budget> {
+    fn new(budget: &'budget Budget) -> Self {
+        budget.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(&budget.waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -77,15 +106,22 @@ impl Account {
             if let Some(charge) = self.try_take(bytes) {
                 return charge;
             }
+            let _waiting = (!self.is_own_share_spent(bytes)).then(|| Waiting::new(&self.budget));
             freed.await;
         }
     }
 
-    fn try_take(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
+    /// Whether this connection has to wait for itself.
+    fn is_own_share_spent(&self, bytes: u64) -> bool {
         let held = self.held.get();
-        if held != 0 && self.budget.per_account_max < held + bytes {
+        held != 0 && self.budget.per_account_max < held + bytes
+    }
+
+    fn try_take(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
+        if self.is_own_share_spent(bytes) {
             return None;
         }
+        let held = self.held.get();
         if held == 0 && bytes <= ALWAYS_GRANTED_MAX {
             self.budget.used.fetch_add(bytes, Ordering::AcqRel);
         } else if !self.budget.try_take(bytes) {

@@ -48,13 +48,35 @@ impl Pace {
     }
 }
 
+/// Bytes that go one way as a whole: the payload of a request, or replies sent together.
+#[derive(Default)]
+struct Transfer {
+    began: Cell<Option<u32>>,
+    /// When bytes went last.
+    went_on: Cell<Option<u32>>,
+}
+
+impl Transfer {
+    fn goes_on(&self, now: u32) {
+        if self.began.get().is_none() {
+            self.began.set(Some(now));
+        }
+        self.went_on.set(Some(now));
+    }
+
+    fn end(&self) {
+        self.began.set(None);
+        self.went_on.set(None);
+    }
+}
+
 /// What is known about the waiting of one connection.
 pub(crate) struct Watch {
     pub(crate) socket: Socket,
     clock: Rc<Clock>,
     shaking_hands_since: Cell<Option<u32>>,
-    receiving_since: Cell<Option<u32>>,
-    sending_since: Cell<Option<u32>>,
+    receiving: Transfer,
+    sending: Transfer,
     revoked: OnceCell<Arc<AtomicBool>>,
 }
 
@@ -65,8 +87,8 @@ impl Watch {
             socket,
             clock: Rc::clone(clock),
             shaking_hands_since: Cell::new(Some(clock.now.get())),
-            receiving_since: Cell::new(None),
-            sending_since: Cell::new(None),
+            receiving: Transfer::default(),
+            sending: Transfer::default(),
             revoked: OnceCell::new(),
         })
     }
@@ -79,21 +101,21 @@ impl Watch {
 
     /// The rest of a request is awaited, from now on.
     pub(crate) fn receiving(&self) {
-        self.receiving_since.set(Some(self.clock.now.get()));
+        self.receiving.goes_on(self.clock.now.get());
     }
 
     /// Nothing is awaited but the next request, for which a client may take its time.
     pub(crate) fn idle(&self) {
-        self.receiving_since.set(None);
+        self.receiving.end();
     }
 
     /// The client has to take bytes, from now on.
     pub(crate) fn sending(&self) {
-        self.sending_since.set(Some(self.clock.now.get()));
+        self.sending.goes_on(self.clock.now.get());
     }
 
     pub(crate) fn sent(&self) {
-        self.sending_since.set(None);
+        self.sending.end();
     }
 
     /// Whether the client's export was taken away from it.
@@ -101,13 +123,18 @@ impl Watch {
         self.revoked.get().is_some_and(|revoked| revoked.load(Ordering::Relaxed))
     }
 
-    /// Whether the client has taken too long.
-    pub(crate) fn is_overdue(&self, pace: Pace) -> bool {
+    /// Whether the client has taken too long. While others wait for memory, a little progress now
+    /// and then is not enough: what a client began has to end.
+    pub(crate) fn is_overdue(&self, pace: Pace, memory_is_short: bool) -> bool {
         let waited = |since: &Cell<Option<u32>>, max: u32| {
             since.get().is_some_and(|since| max < self.clock.now.get().wrapping_sub(since))
         };
+        let stalled = |transfer: &Transfer| {
+            let since = if memory_is_short { &transfer.began } else { &transfer.went_on };
+            waited(since, pace.stall)
+        };
         waited(&self.shaking_hands_since, pace.handshake)
-            || waited(&self.receiving_since, pace.stall)
-            || waited(&self.sending_since, pace.stall)
+            || stalled(&self.receiving)
+            || stalled(&self.sending)
     }
 }

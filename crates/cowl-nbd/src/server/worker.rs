@@ -176,8 +176,9 @@ impl<E: BlockDevice + 'static> Worker<E> {
         loop {
             compio::runtime::time::sleep(pace.interval).await;
             self.clock.advance();
+            let memory_is_short = self.shared.budget.is_short();
             for watch in self.watches.borrow().values() {
-                let is_overdue = watch.is_overdue(pace);
+                let is_overdue = watch.is_overdue(pace, memory_is_short);
                 if is_overdue || watch.is_revoked() {
                     tracing::info!(is_overdue, "a client was cut");
                     watch.socket.cut();

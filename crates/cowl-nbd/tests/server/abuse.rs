@@ -1,6 +1,6 @@
 //! Clients that misbehave: their own connection ends, memory stays bounded, others are unharmed.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -145,6 +145,43 @@ fn clients_that_take_no_replies_hold_bounded_memory_and_are_cut() {
     }
     bystander.is_unharmed();
     drop(greedy);
+    serving.finish();
+}
+
+#[test]
+fn clients_that_take_replies_by_drops_are_cut_when_others_need_the_memory() {
+    if !are_installed(&[]) {
+        return;
+    }
+    let options =
+        ServerOptions { memory_max: 8 * MIB, memory_per_connection_max: 8 * MIB, ..quick() };
+    let serving = Serving::with(64 * MIB, options, |disk| vec![whole(disk)]);
+    let read_all = |client: &mut BareClient| {
+        let reads = (0..8).flat_map(|_| {
+            let read = Request { flags: command_flag::DF, ..request(command::READ, 0, MIB) };
+            read.encode(Headers::Structured)
+        });
+        client.stream.write_all(&reads.collect::<Vec<u8>>()).unwrap();
+    };
+    let mut slow = BareClient::go(&serving.socket(), Headers::Structured, &[]);
+    read_all(&mut slow);
+    let sipping = std::thread::spawn(move || {
+        // Enough to look alive: the kernel takes more only when a whole piece of its own is free.
+        let mut taken = 0;
+        while slow.stream.read_exact(&mut vec![0; 64 << 10]).is_ok() {
+            taken += 64 << 10;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        taken
+    });
+    // As long as nobody else wants the memory, slowness is no fault.
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(serving.server.stats().connections, 1);
+    let mut eager = BareClient::go(&serving.socket(), Headers::Structured, &[]);
+    let answered = eager.ask(request(command::READ, 0, 6 * MIB), &[]);
+    assert!(!answered.is_empty());
+    assert!(sipping.join().unwrap() < 8 * MIB, "it would have gone on to the end");
+    drop(eager);
     serving.finish();
 }
 
