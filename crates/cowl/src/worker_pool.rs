@@ -1,10 +1,9 @@
 //! Threads for CPU-heavy work: decompression while somebody else reads.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use cowl_qcow2::{Offload, OffloadJob};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 /// A fixed number of threads that run jobs in the order they come. Dropping the pool waits for the
 /// jobs that were submitted.
@@ -19,10 +18,9 @@ impl WorkerPool {
     ///
     /// Fails when the host has no room for another thread.
     pub fn new(threads: usize) -> std::io::Result<Self> {
-        let (sender, receiver) = channel();
-        let receiver = Arc::new(Mutex::new(receiver));
+        let (sender, receiver) = unbounded();
         let spawn = |index| {
-            let receiver = Arc::clone(&receiver);
+            let receiver = Receiver::clone(&receiver);
             std::thread::Builder::new()
                 .name(format!("cowl-worker-{index}"))
                 .spawn(move || run_jobs(&receiver))
@@ -37,11 +35,8 @@ impl WorkerPool {
     }
 }
 
-fn run_jobs(jobs: &Mutex<Receiver<OffloadJob>>) {
-    loop {
-        // The lock is held only while waiting for the next job, never while running one.
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+fn run_jobs(jobs: &Receiver<OffloadJob>) {
+    for job in jobs {
         job();
     }
 }

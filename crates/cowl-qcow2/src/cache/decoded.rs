@@ -10,7 +10,7 @@ use cowl_format::{CompressedDescriptor, CompressionType, GuestOffset};
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
-use crate::request::Decompressor;
+use crate::request::{Decompressor, Spares};
 use crate::{Error, Offload, host, offload};
 
 /// The bytes of one guest cluster.
@@ -41,10 +41,16 @@ impl core::hash::Hash for DecodedKey {
     }
 }
 
+/// How much longer than a cluster a buffer for a stream is: streams are found by whole sectors.
+const STREAM_EXCESS_MAX: usize = 512;
+
+/// Memory of buffers for streams that is kept, in bytes: what a few dozen loads at once use.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
 /// Loads decoded clusters of one image.
 pub(crate) struct DecodedBackend<S> {
     file: Arc<S>,
-    decompressor: Arc<Decompressor>,
+    tools: Arc<Tools>,
     offload: Option<Arc<dyn Offload>>,
 }
 
@@ -55,8 +61,40 @@ impl<S: Storage> DecodedBackend<S> {
         cluster_len: usize,
         offload: Option<Arc<dyn Offload>>,
     ) -> Self {
-        let decompressor = Arc::new(Decompressor::new(kind, cluster_len));
-        Self { file: Arc::clone(file), decompressor, offload }
+        let tools = Tools {
+            decompressor: Decompressor::new(kind, cluster_len),
+            buffer_len: cluster_len + STREAM_EXCESS_MAX,
+            buffers: Spares::new(SPARE_BYTES_MAX / cluster_len),
+        };
+        Self { file: Arc::clone(file), tools: Arc::new(tools), offload }
+    }
+}
+
+/// What the work on a stream needs besides the stream.
+struct Tools {
+    decompressor: Decompressor,
+    buffer_len: usize,
+    buffers: Spares<IoBuffer>,
+}
+
+impl Tools {
+    /// A buffer for `length` bytes.
+    fn buffer(&self, length: usize) -> IoBuffer {
+        if self.buffer_len < length {
+            return IoBuffer::zeroed(length);
+        }
+        let mut buffer = self.buffers.take().unwrap_or_else(|| IoBuffer::zeroed(self.buffer_len));
+        buffer.restore();
+        buffer.truncate(length);
+        buffer
+    }
+
+    fn decompress(&self, stream: IoBuffer) -> Result<Box<[u8]>, &'static str> {
+        let decoded = self.decompressor.decompress(&stream);
+        if stream.capacity() == self.buffer_len {
+            self.buffers.give_back(stream);
+        }
+        decoded
     }
 }
 
@@ -65,13 +103,13 @@ impl<S: Storage> AsyncLruCacheBackend for DecodedBackend<S> {
     type Value = DecodedCluster;
 
     async fn load(&self, key: DecodedKey, charge: Charge) -> Result<DecodedCluster, Error> {
-        let stream = IoBuffer::zeroed(key.descriptor.length_max().as_usize());
+        let stream = self.tools.buffer(key.descriptor.length_max().as_usize());
         let at = key.descriptor.host();
         let (result, stream) =
             host::read(self.file.as_ref(), at, stream, Purpose::CompressedData).await;
         result?;
-        let decompressor = Arc::clone(&self.decompressor);
-        let decompress = move || decompressor.decompress(&stream);
+        let tools = Arc::clone(&self.tools);
+        let decompress = move || tools.decompress(stream);
         let decoded = offload::run(self.offload.as_ref(), decompress).await?;
         let bytes = decoded.map_err(|reason| Error::Corrupt {
             path: self.file.name().to_owned(),

@@ -1,10 +1,9 @@
 //! Compression of one cluster, with a context that is reused.
 
-use std::sync::{Mutex, PoisonError};
-
 use cowl_format::CompressionType;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
+use super::Spares;
 use crate::Error;
 
 /// QEMU inflates with a window of 12 bits: distances beyond 4 KiB would not be readable.
@@ -69,27 +68,25 @@ fn failed(error: &dyn core::fmt::Display) -> Error {
     Error::Compressor { reason: error.to_string() }
 }
 
-/// Contexts of one image, kept for the next cluster: as many as ever ran at once.
+/// Contexts of one image, as many as ever run at once.
 pub(crate) struct Compressors {
     kind: CompressionType,
-    idle: Mutex<Vec<Compressor>>,
+    idle: Spares<Compressor>,
 }
 
 impl Compressors {
     pub(crate) fn new(kind: CompressionType) -> Self {
-        Self { kind, idle: Mutex::default() }
+        Self { kind, idle: Spares::new(usize::MAX) }
     }
 
     /// As [`Compressor::compress`].
     pub(crate) fn compress(&self, cluster: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().pop();
-        let mut compressor = match kept {
+        let mut compressor = match self.idle.take() {
             Some(compressor) => compressor,
             None => Compressor::new(self.kind)?,
         };
         let stream = compressor.compress(cluster);
-        idle().push(compressor);
+        self.idle.give_back(compressor);
         stream
     }
 }

@@ -6,11 +6,11 @@
 //! zlib. zstd frames are decompressed in one step, straight into the cluster: a streaming decoder
 //! would first allocate the window that the frame asks for, up to 128 MiB.
 
-use std::sync::{Mutex, PoisonError};
-
 use cowl_format::CompressionType;
 use flate2::FlushDecompress;
 use zstd::zstd_safe::{self, DCtx};
+
+use super::Spares;
 
 /// Why a stream cannot be decompressed.
 type Fault = &'static str;
@@ -23,43 +23,44 @@ const BROKEN: Fault = "the stream is damaged";
 pub(crate) struct Decompressor {
     kind: CompressionType,
     cluster_len: usize,
-    // Contexts are tens of kilobytes: kept for the next cluster. As many as ever ran at once.
-    deflate: Mutex<Vec<libdeflater::Decompressor>>,
-    zstd: Mutex<Vec<DCtx<'static>>>,
+    // Contexts are tens of kilobytes. As many as ever run at once.
+    deflate: Spares<libdeflater::Decompressor>,
+    zstd: Spares<DCtx<'static>>,
 }
 
 impl Decompressor {
     pub(crate) fn new(kind: CompressionType, cluster_len: usize) -> Self {
-        Self { kind, cluster_len, deflate: Mutex::default(), zstd: Mutex::default() }
+        let (deflate, zstd) = (Spares::new(usize::MAX), Spares::new(usize::MAX));
+        Self { kind, cluster_len, deflate, zstd }
     }
 
     /// The cluster that `stream` begins with.
     pub(crate) fn decompress(&self, stream: &[u8]) -> Result<Box<[u8]>, Fault> {
-        let mut output = vec![0; self.cluster_len].into_boxed_slice();
-        match self.kind {
-            CompressionType::Zlib => self.inflate(stream, &mut output)?,
-            CompressionType::Zstd => self.unzstd(stream, &mut output)?,
-        }
-        Ok(output)
+        let output = match self.kind {
+            CompressionType::Zlib => self.inflate(stream)?,
+            CompressionType::Zstd => self.unzstd(stream)?,
+        };
+        Ok(output.into_boxed_slice())
     }
 
-    fn inflate(&self, stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
-        let mut context = take(&self.deflate).unwrap_or_default();
-        let result = context.deflate_decompress(stream, output);
-        give_back(&self.deflate, context);
+    fn inflate(&self, stream: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut output = vec![0; self.cluster_len];
+        let mut context = self.deflate.take().unwrap_or_default();
+        let result = context.deflate_decompress(stream, &mut output);
+        self.deflate.give_back(context);
         match result {
-            Ok(length) if length == output.len() => Ok(()),
-            _ => inflate_patiently(stream, output),
+            Ok(length) if length == output.len() => Ok(output),
+            _ => inflate_patiently(stream, &mut output).map(|()| output),
         }
     }
 
-    fn unzstd(&self, stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
-        let mut context = match take(&self.zstd) {
+    fn unzstd(&self, stream: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut context = match self.zstd.take() {
             Some(context) => context,
             None => DCtx::try_create().ok_or("no memory for zstd")?,
         };
-        let result = unzstd_frames(&mut context, stream, output);
-        give_back(&self.zstd, context);
+        let result = unzstd_frames(&mut context, stream, self.cluster_len);
+        self.zstd.give_back(context);
         result
     }
 }
@@ -77,32 +78,30 @@ fn inflate_patiently(stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
 fn unzstd_frames(
     context: &mut DCtx<'static>,
     stream: &[u8],
-    output: &mut [u8],
-) -> Result<(), Fault> {
+    length: usize,
+) -> Result<Vec<u8>, Fault> {
     let mut frames = stream;
-    let mut done = 0;
-    while done < output.len() {
-        let fault = if done == 0 { BROKEN } else { ENDS_EARLY };
-        let length = zstd_safe::find_frame_compressed_size(frames).map_err(|_| fault)?;
-        let (frame, rest) = frames.split_at_checked(length).ok_or(fault)?;
-        let room = &mut output[done..];
+    let mut output = Vec::new();
+    while output.len() < length {
+        let fault = if output.is_empty() { BROKEN } else { ENDS_EARLY };
+        let frame_length = zstd_safe::find_frame_compressed_size(frames).map_err(|_| fault)?;
+        let (frame, rest) = frames.split_at_checked(frame_length).ok_or(fault)?;
+        let room = length - output.len();
         if let Ok(Some(content)) = zstd_safe::get_frame_content_size(frame)
-            && (room.len() as u64) < content
+            && (room as u64) < content
         {
             return Err(GOES_ON);
         }
-        done += context.decompress(room, frame).map_err(|_| BROKEN)?;
+        // As a rule there is one frame, and its bytes stay where they are.
+        let mut bytes = Vec::with_capacity(room);
+        context.decompress(&mut bytes, frame).map_err(|_| BROKEN)?;
+        match output.is_empty() {
+            true => output = bytes,
+            false => output.append(&mut bytes),
+        }
         frames = rest;
     }
-    Ok(())
-}
-
-fn take<T>(pool: &Mutex<Vec<T>>) -> Option<T> {
-    pool.lock().unwrap_or_else(PoisonError::into_inner).pop()
-}
-
-fn give_back<T>(pool: &Mutex<Vec<T>>, context: T) {
-    pool.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+    Ok(output)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod decompress;
 mod discard;
 mod epochs;
 mod read;
+mod spares;
 mod write;
 mod zero;
 
@@ -15,5 +16,6 @@ pub use compress::Compressor;
 pub(crate) use compress::Compressors;
 pub(crate) use decompress::Decompressor;
 pub(crate) use epochs::{Epochs, Pin};
+pub(crate) use spares::Spares;
 pub(crate) use write::Pressure;
 pub(crate) use zero::Clear;
