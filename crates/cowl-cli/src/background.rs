@@ -17,6 +17,9 @@ use crate::session::Session;
 /// Tells the second process which one it is.
 const MARK: &str = "COWL_IN_BACKGROUND";
 
+/// The number of the process that sockets of a service manager are for.
+const LISTEN_PID: &str = "LISTEN_PID";
+
 /// What it says when it is ready.
 const READY: &str = "ready\n";
 
@@ -36,6 +39,7 @@ pub(crate) fn run_in_background(session: &Session) -> Result<u8, Failure> {
     // Messages carry the name that this process was called by.
     child.arg0(&session.invoked_as).args(std::env::args_os().skip(1));
     child.env(MARK, "1").stdin(Stdio::null()).stdout(Stdio::piped());
+    pass_sockets_on(&mut child);
     let mut child = child.spawn().map_err(fail)?;
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
@@ -50,6 +54,24 @@ pub(crate) fn run_in_background(session: &Session) -> Result<u8, Failure> {
     }
     let code = child.wait().map_err(fail)?.code();
     Ok(code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1))
+}
+
+/// Sockets of a service manager are for one process, by its number. The second one has the same
+/// descriptors, and gets those sockets without a number, which nobody knows yet.
+fn pass_sockets_on(child: &mut Command) {
+    match std::env::var(LISTEN_PID) {
+        Ok(number) if number == std::process::id().to_string() => child.env(LISTEN_PID, ""),
+        Ok(number) if number.is_empty() => child,
+        // They are somebody else's.
+        _ => child.env_remove("LISTEN_FDS"),
+    };
+}
+
+/// Whether sockets of a service manager are for this process.
+pub(crate) fn has_sockets() -> bool {
+    let ours = std::process::id().to_string();
+    let number = std::env::var(LISTEN_PID);
+    number.is_ok_and(|number| number == ours || (number.is_empty() && is_background()))
 }
 
 /// A process on its way to the background. What it needs is open already, so that no sandbox is in

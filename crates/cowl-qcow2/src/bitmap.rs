@@ -47,35 +47,48 @@ pub enum BitmapError {
 }
 
 impl<S: Storage> Image<S> {
-    /// The persistent bitmap called `name` of the top layer, as it is stored.
+    /// The persistent bitmap called `name`, as it is stored: that of the top layer, or of the first
+    /// one below that has it and is no smaller than the disk.
     ///
     /// Takes memory for what of it is neither all clean nor all dirty, at most
     /// [`BITMAP_BYTES_MAX`].
     pub async fn dirty_bitmap(&self, name: &str) -> Result<DirtyBitmap, BitmapError> {
-        let layer = self.top();
+        for layer in self.layers() {
+            if layer.size() < self.size() {
+                continue;
+            }
+            match layer.dirty_bitmap(name).await {
+                Err(BitmapError::NotFound { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(BitmapError::NotFound { name: name.to_owned() })
+    }
+}
+
+impl<S: Storage> Layer<S> {
+    async fn dirty_bitmap(&self, name: &str) -> Result<DirtyBitmap, BitmapError> {
         let owned = || name.to_owned();
         // Without the bit the extension is stale.
-        if !layer.header().autoclear.contains(AutoclearFeatures::BITMAPS) {
+        if !self.header().autoclear.contains(AutoclearFeatures::BITMAPS) {
             return Err(BitmapError::NotFound { name: owned() });
         }
-        let directory = read_bitmaps(layer.file().as_ref(), layer.header()).await?;
+        let directory = read_bitmaps(self.file().as_ref(), self.header()).await?;
         let entry = directory.entries.iter().find(|entry| entry.name == name.as_bytes());
         let Some(entry) = entry else { return Err(BitmapError::NotFound { name: owned() }) };
         if entry.flags.contains(BitmapFlags::IN_USE) {
             return Err(BitmapError::Inconsistent { name: owned() });
         }
-        if entry.flags.contains(BitmapFlags::AUTO) && layer.writer().is_ok() {
+        if entry.flags.contains(BitmapFlags::AUTO) && self.writer().is_ok() {
             return Err(BitmapError::Recording { name: owned() });
         }
-        let bytes = u64::from(entry.table_entries) * layer.geometry().cluster_size();
+        let bytes = u64::from(entry.table_entries) * self.geometry().cluster_size();
         if BITMAP_BYTES_MAX < bytes {
             return Err(BitmapError::TooLarge { name: owned(), bytes });
         }
-        Ok(layer.read_bits(entry).await?)
+        Ok(self.read_bits(entry).await?)
     }
-}
 
-impl<S: Storage> Layer<S> {
     async fn read_bits(&self, entry: &BitmapDirectoryEntry) -> Result<DirtyBitmap, Error> {
         let cluster = self.geometry().cluster_size();
         let table = u64::from(entry.table_entries) * 8;

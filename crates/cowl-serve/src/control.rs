@@ -8,7 +8,9 @@
 //! Commands of one connection are carried out one after the other; `id`, if any, comes back.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use compio::BufResult;
 use compio::io::{AsyncRead, AsyncWriteExt};
@@ -16,6 +18,8 @@ use compio::net::{UnixListener, UnixStream};
 use compio::runtime::JoinHandle;
 use cowl::{Access, Format, OpenOptions};
 use cowl_nbd::Clients;
+use cowl_serverkit::Stop;
+use futures_util::future::{Either, select};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -31,6 +35,12 @@ const LINE_MAX: usize = 64 << 10;
 
 /// Connections at a time; more wait.
 const CONNECTIONS_MAX: usize = 16;
+
+/// How long a client may take for an answer to its command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to leave clients waiting when there are too many, or the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How exports that are added later are made.
 pub(crate) struct Additions {
@@ -133,7 +143,7 @@ impl From<ServeError> for Refusal {
     }
 }
 
-/// Accepts until it is dropped.
+/// Carries out commands until the daemon is to end; those that were begun then are finished.
 pub(crate) async fn serve(
     keeper: Rc<Keeper>,
     listener: std::os::unix::net::UnixListener,
@@ -148,11 +158,13 @@ pub(crate) async fn serve(
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
     loop {
         connections.retain(|connection| !connection.is_finished());
-        if CONNECTIONS_MAX <= connections.len() {
-            compio::runtime::time::sleep(std::time::Duration::from_millis(100)).await;
+        if CONNECTIONS_MAX <= connections.len() && !keeper.stop.is_requested() {
+            compio::runtime::time::sleep(ACCEPT_PAUSE).await;
             continue;
         }
-        match listener.accept().await {
+        let accepted = unless_stopped(&keeper.stop, listener.accept()).await;
+        let Some(accepted) = accepted else { break };
+        match accepted {
             Ok((stream, _)) => {
                 let (additions, metrics) = (Rc::clone(&additions), Rc::clone(&metrics));
                 let desk = Desk { keeper: Rc::clone(&keeper), additions, metrics };
@@ -160,9 +172,30 @@ pub(crate) async fn serve(
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the control socket");
-                compio::runtime::time::sleep(std::time::Duration::from_millis(100)).await;
+                compio::runtime::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    for connection in connections {
+        // A panic of it has been reported.
+        let _ended = connection.await;
+    }
+}
+
+/// What `work` gives; `None` when the daemon is to end before.
+async fn unless_stopped<T>(stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(stop.requested()), pin!(work)).await {
+        Either::Left(_) => None,
+        Either::Right((outcome, _)) => Some(outcome),
+    }
+}
+
+/// Sends an answer. Says whether it was taken, and in time.
+async fn say(stream: &mut UnixStream, answer: &Value) -> bool {
+    let send = stream.write_all(format!("{answer}\n").into_bytes());
+    match compio::runtime::time::timeout(ANSWER_TIMEOUT, send).await {
+        Ok(BufResult(sent, _)) => sent.is_ok(),
+        Err(_elapsed) => false,
     }
 }
 
@@ -181,18 +214,18 @@ impl Desk {
                 let line: Vec<u8> = received.drain(..=end).collect();
                 let answer = self.answer(line.trim_ascii()).await;
                 let Some(answer) = answer else { continue };
-                let BufResult(sent, _) = stream.write_all(format!("{answer}\n").into_bytes()).await;
-                if sent.is_err() {
+                if !say(&mut stream, &answer).await {
                     return;
                 }
             }
             if LINE_MAX <= received.len() {
                 let answer = refused(None, &Refusal::Command("the line is too long".to_owned()));
                 // The rest of it cannot be told from a new one.
-                let _gone = stream.write_all(format!("{answer}\n").into_bytes()).await;
+                say(&mut stream, &answer).await;
                 return;
             }
-            let BufResult(count, bytes) = stream.read(vec![0; 4096]).await;
+            let read = unless_stopped(&self.keeper.stop, stream.read(vec![0; 4096])).await;
+            let Some(BufResult(count, bytes)) = read else { return };
             match count {
                 Ok(0) | Err(_) => return,
                 Ok(count) => received.extend_from_slice(&bytes[..count]),

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use compio::runtime::Runtime;
+use cowl::Access;
 use cowl_nbd::{Listener, Server, ServerOptions};
 use cowl_serverkit::{Stop, bind_unix};
 use cowl_storage::ring_runtime;
@@ -19,7 +20,7 @@ use rustix::process::umask;
 use crate::control::{self, Additions};
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
-use crate::export::{Bitmaps, ExportOptions};
+use crate::export::{Bitmaps, ExportOptions, is_locked, is_same_file};
 use crate::files::Files;
 use crate::http::MetricsListener;
 use crate::keeper::Keeper;
@@ -177,11 +178,13 @@ impl Daemon {
             ready();
             keeper.until_end(options.until).await;
             tracing::info!("stopping");
-            if let Some(control) = control {
-                let _accepts_no_more = control.cancel().await;
-            }
+            keeper.stop.request();
             files.stop();
             servers.stop();
+            if let Some(control) = control {
+                // It finishes what it is about; a panic of it has been reported.
+                let _ended = control.await;
+            }
             drop(servers);
             let ended = join(threads);
             files.end();
@@ -199,23 +202,43 @@ async fn open_all(
     exports: Vec<ExportOptions>,
 ) -> Result<Vec<(ExportOptions, DiskRef, Bitmaps)>, ServeError> {
     let mut opened: Vec<(ExportOptions, DiskRef, Bitmaps)> = Vec::new();
+    let all = exports.clone();
     for options in exports {
         options.check_texts()?;
         if opened.iter().any(|(known, ..)| known.name == options.name) {
             return Err(ServeError::NameTaken { name: options.name });
         }
-        let shared = opened.iter().find(|(known, ..)| known.shares_disk_with(&options));
-        let disk = match shared {
-            Some((_, disk, _)) => {
-                options.check_window(cowl::BlockDevice::size(&disk.disk).get())?;
-                disk.clone()
-            }
-            None => options.open().await?,
+        let shares = |(known, disk, _): &&(ExportOptions, DiskRef, Bitmaps)| {
+            known.shares_disk_with(disk, &options)
         };
+        let disk = match opened.iter().find(shares) {
+            Some((_, disk, _)) => disk.clone(),
+            None => open_for_all(&options, &all, &opened).await?,
+        };
+        options.check_window(cowl::BlockDevice::size(&disk.disk).get())?;
         let bitmaps = options.read_bitmaps(&disk).await?;
         opened.push((options, disk, bitmaps));
     }
     Ok(opened)
+}
+
+/// Opens the image of `options`, for writing where any export of it is for that.
+async fn open_for_all(
+    options: &ExportOptions,
+    all: &[ExportOptions],
+    opened: &[(ExportOptions, DiskRef, Bitmaps)],
+) -> Result<DiskRef, ServeError> {
+    let writes = |other: &&ExportOptions| {
+        options.is_same_image(other) && other.open.access != Access::ReadOnly
+    };
+    let disk = all.iter().find(writes).unwrap_or(options).open().await;
+    let is_ours = opened.iter().any(|(known, ..)| is_same_file(&known.path, &options.path));
+    disk.map_err(|error| match error {
+        ServeError::Open { path, source } if is_ours && is_locked(&source) => {
+            ServeError::OpenAlready { path }
+        }
+        other => other,
+    })
 }
 
 fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cowl::{BlockDevice, BlockError, ByteCount, Disk, Extent, Growth, GuestOffset, ZeroRequest};
 use cowl_storage::{IoBuffer, UringStorage};
@@ -36,6 +36,15 @@ impl DiskRef {
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(self.shared(), other.shared())
+    }
+
+    /// Which disk it is, without keeping it open.
+    pub(crate) fn identity(&self) -> Weak<OpenDisk> {
+        Arc::downgrade(self.shared())
+    }
+
+    pub(crate) fn is(&self, identity: &Weak<OpenDisk>) -> bool {
+        std::ptr::eq(Arc::as_ptr(self.shared()), identity.as_ptr())
     }
 
     /// How many references there are, this one included.

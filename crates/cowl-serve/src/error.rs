@@ -21,6 +21,17 @@ pub enum ServeError {
         /// Why not.
         source: Box<cowl::Error>,
     },
+    /// Another export has the image open in another way, or clients of one that was removed.
+    #[error(
+        "this daemon has '{}' open already, for an export with another format, snapshot, cache \
+         mode or overlay, or for clients of an export that was removed; exports of one image can \
+         differ in what may be changed, in their window and in their rules",
+        path.display()
+    )]
+    OpenAlready {
+        /// The image.
+        path: PathBuf,
+    },
     /// The throw-away overlay could not be made.
     #[error("Could not create a temporary overlay of '{}': {reason}", path.display())]
     Overlay {
@@ -60,6 +71,12 @@ pub enum ServeError {
         now: u64,
         /// What was asked for.
         size: u64,
+    },
+    /// An export is to be a file whose name no file can have.
+    #[error("no file can be called '{name}'; name the export otherwise, or mount over a file")]
+    NoFileName {
+        /// The export.
+        name: String,
     },
     /// A window that the disk does not have.
     #[error("the disk has {size} bytes, and the export '{name}' is to begin or end behind that")]

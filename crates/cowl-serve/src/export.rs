@@ -1,5 +1,6 @@
 //! What is asked for: an image, what of it is shown, under which name and rules.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,7 +117,6 @@ impl ExportOptions {
             Content::Image => self.open_image().await.map_err(fail)?,
             Content::Temporary => overlay::open(&self.path, &self.open).await?,
         };
-        self.check_window(cowl::BlockDevice::size(&disk).get())?;
         Ok(DiskRef::new(self.path.clone(), disk))
     }
 
@@ -126,9 +126,7 @@ impl ExportOptions {
         let until = Instant::now() + DYING;
         loop {
             match Disk::open_with(&Rings, &self.path, &self.open).await {
-                Err(cowl::Error::Storage(error))
-                    if error.lock_conflict().is_some() && Instant::now() < until =>
-                {
+                Err(error) if is_locked(&error) && Instant::now() < until => {
                     compio::runtime::time::sleep(DYING_PAUSE).await;
                 }
                 outcome => return outcome,
@@ -142,7 +140,10 @@ impl ExportOptions {
             return Err(ServeError::TooManyBitmaps { name: self.name.clone() });
         }
         let mut bitmaps = Vec::new();
-        for name in &self.bitmaps {
+        for (index, name) in self.bitmaps.iter().enumerate() {
+            if self.bitmaps[..index].contains(name) {
+                continue;
+            }
             let read = match disk.disk.qcow2() {
                 Some(image) => image.dirty_bitmap(name).await,
                 None => Err(BitmapError::NotFound { name: name.clone() }),
@@ -172,19 +173,39 @@ impl ExportOptions {
         }
     }
 
-    /// Whether the disk that serves `self` serves `other` too: two files that are open for writing
-    /// would lock each other out.
-    pub(crate) fn shares_disk_with(&self, other: &Self) -> bool {
+    /// Whether `self` and `other` show the same image, opened in the same way but for what may be
+    /// changed: one open disk serves both. Two would lock each other out.
+    pub(crate) fn is_same_image(&self, other: &Self) -> bool {
         self.content == Content::Image
             && other.content == Content::Image
-            && self.path == other.path
-            && self.open.access == other.open.access
+            && is_same_file(&self.path, &other.path)
             && self.open.format == other.open.format
             && self.open.snapshot == other.open.snapshot
             && self.open.backing == other.open.backing
+            && self.open.caching == other.open.caching
+    }
+
+    /// Whether `disk`, which was opened for `self`, serves `other` too.
+    pub(crate) fn shares_disk_with(&self, disk: &DiskRef, other: &Self) -> bool {
+        let may_change = !cowl::BlockDevice::is_read_only(&disk.disk);
+        self.is_same_image(other) && (may_change || other.open.access == Access::ReadOnly)
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only || (self.content == Content::Image && self.open.access == Access::ReadOnly)
     }
+}
+
+/// Whether both paths lead to one file. A path that leads nowhere is only like itself.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+/// Whether the image is open already, here or elsewhere.
+pub(crate) fn is_locked(error: &cowl::Error) -> bool {
+    matches!(error, cowl::Error::Storage(error) if error.lock_conflict().is_some())
 }

@@ -25,6 +25,7 @@ impl Files {
         exports: impl IntoIterator<Item = (&'a ExportOptions, &'a DiskRef)>,
     ) -> Result<Self, ServeError> {
         let exports: Vec<_> = exports.into_iter().collect();
+        check_names(exports.iter().map(|(options, _)| *options))?;
         check_places(exports.iter().filter_map(|(options, _)| options.fuse.as_ref()))?;
         let mut servers = Vec::new();
         for (options, disk) in exports {
@@ -79,6 +80,17 @@ impl Files {
             }
         }
     }
+}
+
+/// Refuses names that no file in a directory can have.
+fn check_names<'a>(exports: impl IntoIterator<Item = &'a ExportOptions>) -> Result<(), ServeError> {
+    for options in exports {
+        let is_in_directory = options.fuse.as_ref().is_some_and(|file| file.mount_point.is_dir());
+        if is_in_directory && matches!(options.name.as_str(), "." | "..") {
+            return Err(ServeError::NoFileName { name: options.name.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses mount points that are the same or lie in each other: to look at the second one the

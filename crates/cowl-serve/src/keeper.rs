@@ -1,21 +1,21 @@
 //! What a daemon does besides requests: upkeep of disks, commands, the end.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use compio::runtime::JoinHandle;
 use cowl_nbd::Clients;
 use cowl_serverkit::Stop;
-use futures_channel::oneshot;
 use futures_util::future::select;
 
 use crate::daemon::Until;
-use crate::disk::DiskRef;
+use crate::disk::{DiskRef, OpenDisk};
 use crate::error::ServeError;
-use crate::export::ExportOptions;
+use crate::export::{ExportOptions, is_locked, is_same_file};
 use crate::table::{ExportTable, Ground};
 
 /// At this pace tables that wait are made durable: nothing waits for longer than twice that.
@@ -27,7 +27,14 @@ pub(crate) struct Keeper {
     pub(crate) stop: Stop,
     kept: RefCell<Vec<Kept>>,
     /// Disks that wait for their last client.
-    leaving: RefCell<Vec<JoinHandle<Result<(), ServeError>>>>,
+    leaving: RefCell<Vec<Leaving>>,
+}
+
+/// A disk whose exports are gone, or were gone at the time: one task waits for its last user.
+struct Leaving {
+    disk: Weak<OpenDisk>,
+    closed: Stop,
+    task: JoinHandle<Result<(), ServeError>>,
 }
 
 /// A disk, and the task that looks after it.
@@ -64,7 +71,13 @@ impl Keeper {
 
     /// Shows a new export to clients.
     pub(crate) async fn add(&self, options: ExportOptions) -> Result<(), ServeError> {
-        let ground = self.table.ground(&options).await?;
+        let path = options.path.clone();
+        let ground = self.table.ground(&options).await.map_err(|error| match error {
+            ServeError::Open { source, .. } if is_locked(&source) && self.has_open(&path) => {
+                ServeError::OpenAlready { path: path.clone() }
+            }
+            other => other,
+        })?;
         let disk = ground.disk().clone();
         let bitmaps = options.read_bitmaps(&disk).await?;
         let added = self.table.add(options, disk.clone(), bitmaps);
@@ -77,6 +90,13 @@ impl Keeper {
         Ok(())
     }
 
+    /// Whether this process has the image at `path` open, for exports or for clients of one that
+    /// was removed.
+    fn has_open(&self, path: &Path) -> bool {
+        let kept = self.kept.borrow();
+        kept.iter().any(|kept| is_same_file(&kept.disk.path, path))
+    }
+
     /// Takes an export away; its disk is closed when its last client has gone. Returns then, or at
     /// once where clients stay. Says whether the disk is closed or belongs to another export.
     pub(crate) async fn remove(
@@ -85,24 +105,49 @@ impl Keeper {
         clients: Clients,
     ) -> Result<bool, ServeError> {
         let Some(disk) = self.table.remove(name, clients)? else { return Ok(true) };
-        let is_idle = disk.count() <= 1 + self.upkeep_references(&disk);
-        let (closed, hears) = oneshot::channel();
-        let keeper = Rc::clone(self);
+        let waits = self.is_leaving(&disk);
+        // Ours, and that of whoever closes it already.
+        let known = 1 + usize::from(waits.is_some()) + self.upkeep_references(&disk);
+        let is_idle = disk.count() <= known;
+        let closed = match waits {
+            Some(closed) => closed,
+            None => self.close_in_time(disk),
+        };
+        if !is_idle && clients == Clients::Stay {
+            return Ok(false);
+        }
+        closed.requested().await;
+        Ok(true)
+    }
+
+    /// Closes `disk` when nobody uses it any more. What it gives tells when that is done.
+    fn close_in_time(self: &Rc<Self>, disk: DiskRef) -> Stop {
+        let closed = Stop::default();
+        let identity = disk.identity();
+        let (keeper, tell) = (Rc::clone(self), closed.clone());
         let close = async move {
             let outcome = keeper.close(disk).await;
             if let Err(error) = &outcome {
                 tracing::error!(%error, "a disk was not closed well");
             }
-            let _nobody_waits = closed.send(());
+            tell.request();
             outcome
         };
         // A task of its own: whoever gave the command may go away.
-        self.leaving.borrow_mut().push(compio::runtime::spawn(close));
-        if !is_idle && clients == Clients::Stay {
-            return Ok(false);
-        }
-        let _panicked = hears.await;
-        Ok(true)
+        let task = compio::runtime::spawn(close);
+        let leaving = Leaving { disk: identity, closed: closed.clone(), task };
+        self.leaving.borrow_mut().push(leaving);
+        closed
+    }
+
+    /// Whether a task waits to close `disk` already, and what tells when it has.
+    ///
+    /// An export can be added again while it waits; a second task for the same disk would wait for
+    /// the first one, and that for the second.
+    fn is_leaving(&self, disk: &DiskRef) -> Option<Stop> {
+        let leaving = self.leaving.borrow();
+        let known = leaving.iter().find(|leaving| disk.is(&leaving.disk));
+        known.map(|leaving| leaving.closed.clone())
     }
 
     /// Closes all disks. Clients have gone by now. The first failure is the outcome, and those that
@@ -110,12 +155,14 @@ impl Keeper {
     pub(crate) async fn close_all(self: &Rc<Self>) -> Result<(), ServeError> {
         let mut outcome = Ok(());
         for disk in self.table.remove_all() {
-            outcome = outcome.and(self.close(disk).await);
+            if self.is_leaving(&disk).is_none() {
+                outcome = outcome.and(self.close(disk).await);
+            }
         }
         let leaving = std::mem::take(&mut *self.leaving.borrow_mut());
-        for closing in leaving {
+        for leaving in leaving {
             let panicked = |_| Err(ServeError::Thread { reason: "a close panicked".to_owned() });
-            outcome = outcome.and(closing.await.unwrap_or_else(panicked));
+            outcome = outcome.and(leaving.task.await.unwrap_or_else(panicked));
         }
         outcome
     }

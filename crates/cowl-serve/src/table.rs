@@ -110,15 +110,14 @@ impl ExportTable {
         if self.lock().contains_key(&options.name) {
             return Err(ServeError::NameTaken { name: options.name.clone() });
         }
-        let shares = |entry: &&Entry| entry.options.shares_disk_with(options);
+        let shares = |entry: &&Entry| entry.options.shares_disk_with(&entry.disk, options);
         let shared = self.lock().values().find(shares).map(|entry| entry.disk.clone());
-        match shared {
-            Some(disk) => {
-                options.check_window(cowl::BlockDevice::size(&disk.disk).get())?;
-                Ok(Ground::Shared(disk))
-            }
-            None => Ok(Ground::New(options.open().await?)),
-        }
+        let ground = match shared {
+            Some(disk) => Ground::Shared(disk),
+            None => Ground::New(options.open().await?),
+        };
+        options.check_window(cowl::BlockDevice::size(&ground.disk().disk).get())?;
+        Ok(ground)
     }
 
     /// Shows a new export to clients.

@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cowl_block::BlockDevice;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{
@@ -23,6 +23,12 @@ use crate::session::Session;
 
 /// How long a front-end may take over a message that it began, or to read a reply.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait before looking again whether the rest of a message has come.
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Bytes of the head of a message.
+const MESSAGE_HEAD: usize = 12;
 
 /// How long to leave front-ends waiting when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -108,6 +114,9 @@ fn converse<E: BlockDevice + 'static>(
     let session = Arc::new(Mutex::new(Session::new(Arc::clone(shared), Arc::clone(served))));
     let mut handler = BackendReqHandler::from_stream(stream, session);
     while await_readable(shared, &socket) {
+        if !is_whole_and_answerable(shared, &socket) {
+            break;
+        }
         let channel = peek_channel(&socket);
         if handler.handle_request().is_err() {
             break;
@@ -120,6 +129,30 @@ fn converse<E: BlockDevice + 'static>(
     drop(handler);
     let _gone_before = rustix::net::shutdown(&socket, Shutdown::Both);
     Ok(())
+}
+
+/// Waits until the head of the next message is there, and room for a reply: the handler would wait
+/// for both without end. `false` when that takes too long, or the server is to stop.
+fn is_whole_and_answerable<E>(shared: &Shared<E>, socket: &UnixStream) -> bool {
+    let until = Instant::now() + MESSAGE_TIMEOUT;
+    while !shared.is_stopping() && Instant::now() < until {
+        let mut head = [0; MESSAGE_HEAD];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let is_there = match rustix::net::recv(socket, &mut head[..], flags) {
+            // The end; the handler finds it too.
+            Ok((0, _)) => return true,
+            Ok((count, _)) => count == MESSAGE_HEAD,
+            Err(Errno::INTR | Errno::AGAIN) => false,
+            Err(_) => return false,
+        };
+        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+        let has_room = is_there && poll(&mut fds, Some(&Timespec::default())) == Ok(1);
+        if has_room {
+            return true;
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    false
 }
 
 /// The socket that the next message brings if it is SET_BACKEND_REQ_FD.

@@ -8,7 +8,7 @@ use cowl::CacheLimits;
 use cowl_nbd::NbdUri;
 use cowl_serve::{DetectZeros, Sandbox, ServeError, TlsPolicy, Until};
 
-use crate::background::{is_background, run_in_background};
+use crate::background::{has_sockets, is_background, run_in_background};
 use crate::commands::Verb;
 use crate::disk;
 use crate::export_list;
@@ -459,11 +459,8 @@ fn words(error: RunError, image: &str, offset: &str) -> Failure {
 
 /// Sockets that a service manager hands to this process.
 fn sockets_handed_over() -> u32 {
-    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    match number("LISTEN_PID") == Some(std::process::id()) {
-        true => number("LISTEN_FDS").unwrap_or(0),
-        false => 0,
-    }
+    let count = || std::env::var("LISTEN_FDS").ok()?.parse().ok();
+    if has_sockets() { count().unwrap_or(0) } else { 0 }
 }
 
 impl Options {

@@ -52,6 +52,17 @@ impl Address {
         }
     }
 
+    /// The address at which `listeners`, bound at this one, are found.
+    pub(crate) fn found_at(&self, listeners: &[Listener]) -> Self {
+        let port = listeners.first().and_then(Listener::tcp_port);
+        match (self, port) {
+            (Self::Tcp { host, .. }, Some(port)) => {
+                Self::Tcp { host: host.clone(), port: port.to_string() }
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// The file that is to be removed at the end.
     pub(crate) fn file(&self) -> Option<&PathBuf> {
         match self {

@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cowl_nbd::ServerOptions;
-use cowl_serve::{Daemon, LatePool, Leftovers, Options, ServeError, Stop, VhostUserPlace};
+use cowl_serve::{
+    Daemon, LatePool, Leftovers, Listener, Options, ServeError, Stop, VhostUserPlace,
+};
 
 use super::Request;
-use super::image::base;
+use super::address::Address;
+use super::image::{ImageRequest, base};
+use super::logging::is_one_of;
 use super::notify::Manager;
 use crate::background::{Leaving, is_background};
 use crate::disk;
@@ -51,23 +55,25 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Serves until it is told to end.
 pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Result<(), RunError> {
-    request.log.check(request.images.iter().map(|image| image.image.path.as_path()))?;
-    request.log.start()?;
+    let images = || request.images.iter().map(|image| image.image.path.as_path());
+    request.log.check(images())?;
+    if let Some(path) = request.pid_file.as_ref().filter(|path| is_one_of(path, images())) {
+        return Err(not_created(path, "it is an image").into());
+    }
+    let logging = request.log.start()?;
     let leaving = is_background().then(Leaving::begin).transpose()?;
     let manager = Manager::of_process();
     let pool = Arc::new(LatePool::default());
-    let announcement = request.announces.then(|| announce(&request));
     let tls = request.tls.map(|(folder, policy)| folder.load(policy)).transpose()?;
+    let bound = Bound(Leftovers::default());
+    let stop = Stop::default();
+    // Opening and binding take their time: who has enough of it leaves nothing behind either.
+    let leftovers = bound.0.clone();
+    end_by(&stop, move || leftovers.remove());
+    let (listeners, addresses) = bind(&request.addresses, &bound.0)?;
+    let announcement = request.announces.then(|| announce(&request.images, &addresses));
     let exports = request.images.into_iter().map(|image| image.export(common, &pool));
     let exports = exports.collect::<Result<Vec<_>, _>>()?;
-    let bound = Bound(Leftovers::default());
-    let mut listeners = Vec::new();
-    for address in &request.addresses {
-        listeners.extend(address.bind()?);
-        if let Some(path) = address.file() {
-            bound.0.add(path);
-        }
-    }
     // Its lock says for as long as this lives that the number is that of a running process.
     let _pid_file = match &request.pid_file {
         Some(path) => {
@@ -77,7 +83,6 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         }
         None => None,
     };
-    let stop = Stop::default();
     let options = Options {
         listeners,
         nbd: ServerOptions {
@@ -96,11 +101,8 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
         leftovers: bound.0.clone(),
     };
     let daemon = Daemon::open(options, exports, stop.clone()).map_err(RunError::Serve)?;
-    let last_resort = daemon.last_resort();
-    interrupt::end_by(Ending {
-        ask: Box::new(move || stop.request()),
-        at_once: Some(Box::new(last_resort)),
-    });
+    logging.release()?;
+    end_by(&stop, daemon.last_resort());
     let metrics = daemon.metrics_address();
     let served = daemon.run(|| {
         if let Some(text) = &announcement {
@@ -118,6 +120,29 @@ pub(crate) fn run(request: Request, common: &Common, session: &Session) -> Resul
     served.map_err(RunError::Serve)
 }
 
+/// The first signal asks for the end, the second does what is left to do and ends the process.
+fn end_by(stop: &Stop, at_once: impl Fn() + Send + 'static) {
+    let stop = stop.clone();
+    interrupt::end_by(Ending {
+        ask: Box::new(move || stop.request()),
+        at_once: Some(Box::new(at_once)),
+    });
+}
+
+/// Listens, and says at which addresses that is.
+fn bind(addresses: &[Address], made: &Leftovers) -> Result<(Vec<Listener>, Vec<Address>), Failure> {
+    let (mut listeners, mut found_at) = (Vec::new(), Vec::new());
+    for address in addresses {
+        let bound = address.bind()?;
+        if let Some(path) = address.file() {
+            made.add(path);
+        }
+        found_at.push(address.found_at(&bound));
+        listeners.extend(bound);
+    }
+    Ok((listeners, found_at))
+}
+
 /// Files that go when the daemon does not get as far as removing them itself.
 struct Bound(Leftovers);
 
@@ -131,10 +156,10 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn announce(request: &Request) -> String {
+fn announce(images: &[ImageRequest], addresses: &[Address]) -> String {
     let mut text = String::new();
-    for image in &request.images {
-        for address in &request.addresses {
+    for image in images {
+        for address in addresses {
             let (image, export) = (&image.image.given, &image.export);
             text.push_str(&format!("Serving '{image}' as '{export}' at {address}\n"));
         }
@@ -159,10 +184,6 @@ fn announce(request: &Request) -> String {
 ///
 /// The file stays locked until it is dropped; one that is locked belongs to a running process.
 fn write_pid(path: &Path) -> Result<File, Failure> {
-    let failed = |reason: &str| {
-        Failure::new(Kind::Open, format!("Could not create '{}': {reason}", path.display()))
-            .about(path)
-    };
     let write = || -> std::io::Result<Result<File, &str>> {
         let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
@@ -185,9 +206,13 @@ fn write_pid(path: &Path) -> Result<File, Failure> {
     };
     match write() {
         Ok(Ok(file)) => Ok(file),
-        Ok(Err(reason)) => Err(failed(reason)),
-        Err(error) => Err(failed(&disk::system_words(&error))),
+        Ok(Err(reason)) => Err(not_created(path, reason)),
+        Err(error) => Err(not_created(path, &disk::system_words(&error))),
     }
+}
+
+fn not_created(path: &Path, reason: &str) -> Failure {
+    Failure::new(Kind::Open, format!("Could not create '{}': {reason}", path.display())).about(path)
 }
 
 /// Where the paths lead.

@@ -8,9 +8,10 @@ use cowl_testkit::are_installed;
 use crate::daemon::{images, program};
 
 /// Plays the service manager: listens, and starts `argv` with so many copies of the socket. With
-/// `ask` it asks whoever serves for the size of the disk, and ends it; else it waits for its end.
+/// `ask` it asks whoever serves for the size of the disk, and ends it, in the background too where
+/// there is a pid file; else it waits for its end.
 const MANAGER: &str = r#"
-import os, signal, socket, subprocess, sys
+import os, signal, socket, subprocess, sys, time
 count, ask, argv = int(sys.argv[1]), sys.argv[2] == "ask", sys.argv[3:]
 listening = socket.socket(socket.AF_UNIX)
 listening.bind("handed-over")
@@ -31,7 +32,9 @@ os.environ["PATH"] = "/usr/bin:/bin"
 if ask:
     uri = "nbd+unix:///?socket=handed-over"
     print(subprocess.run(["nbdinfo", "--size", uri], capture_output=True, text=True).stdout, end="")
-    os.kill(child, signal.SIGTERM)
+    pid = int(open("pid").read()) if os.path.exists("pid") else child
+    os.kill(pid, signal.SIGTERM)
+    while os.path.exists("pid"): time.sleep(0.01)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 os.unlink("handed-over")
 print("code", code)
@@ -57,6 +60,9 @@ fn a_socket_that_was_handed_over_is_served() {
     let link = link.to_str().unwrap();
     let both = ["-t", "-f", "qcow2", "disk.qcow2"];
     let words: Vec<_> = std::iter::once(link).chain(both).collect();
+    assert_eq!(manage(folder.path(), "1", "ask", &words), "67108864\ncode 0\n");
+    // Also by a process that goes to the background.
+    let words = [&words[..], &["--fork", "--pid-file", "pid"]].concat();
     assert_eq!(manage(folder.path(), "1", "ask", &words), "67108864\ncode 0\n");
 }
 

@@ -31,6 +31,11 @@ impl Daemon {
 
     /// The same, in a folder that is there.
     pub(crate) fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_with(folder, arguments, Stdio::inherit())
+    }
+
+    /// The same, with somebody else to read the log.
+    pub(crate) fn start_with(folder: TempDir, arguments: &[&str], log: Stdio) -> Self {
         let socket = folder.path().join("socket");
         let mut child = Command::new(env!("CARGO_BIN_EXE_cowl"))
             .args(["serve", "--sandbox=require", "-k"])
@@ -38,6 +43,7 @@ impl Daemon {
             .args(arguments)
             .current_dir(folder.path())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -216,3 +216,48 @@ fn files_that_are_named_by_mistake_are_left_alone() {
         assert!(!folder.path().join("socket").exists(), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_command_that_was_begun_is_finished() {
+    if !are_installed(&[]) {
+        return;
+    }
+    let folder = images();
+    // Runs of clusters, far apart: giving them back takes a moment.
+    let fill = "qemu-img create -q -f qcow2 -o cluster_size=4k disk.qcow2 40G && \
+                seq 0 3000 | sed 's/.*/write -q &M 4k/' | qemu-io disk.qcow2 >/dev/null";
+    program(folder.path(), "sh", &["-c", fill]);
+    let daemon = Daemon::start_in(folder, &["--control", "control", "disk.qcow2"]);
+    let mut control = daemon.control();
+    let resizing = std::thread::spawn(move || {
+        let less = r#"{"command": "resize", "export": "", "size": 1048576, "shrink": true}"#;
+        control.say(less)
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    let folder = daemon.finish();
+    let answer = resizing.join().unwrap();
+    assert!(answer.get("result").is_some(), "{answer}");
+    let info = program(folder.path(), "qemu-img", &["info", "disk.qcow2"]);
+    assert!(info.contains("1 MiB (1048576 bytes)"), "{info}");
+}
+
+#[test]
+fn a_signal_before_the_images_are_open_leaves_nothing_behind() {
+    if !are_installed(&[]) {
+        return;
+    }
+    let owner = Daemon::start(&["disk.qcow2"]);
+    let mut waiting = std::process::Command::new(env!("CARGO_BIN_EXE_cowl"))
+        .args(["serve", "-k", "second", "--pid-file", "pid", "disk.qcow2"])
+        .current_dir(owner.path())
+        .spawn()
+        .unwrap();
+    let pid_file = owner.path().join("pid");
+    while !pid_file.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    crate::daemon::kill(waiting.id(), "TERM");
+    waiting.wait().unwrap();
+    assert!(!pid_file.exists() && !owner.path().join("second").exists());
+    owner.finish();
+}

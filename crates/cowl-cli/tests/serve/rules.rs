@@ -203,5 +203,11 @@ fn clients_can_ask_about_dirty_bitmaps_as_qemu_nbd_tells_them() {
     }
     let daemon = Daemon::start_in(folder, &["-B", "b1", "disk.qcow2"]);
     assert_eq!(map(&daemon.uri(""), daemon.path(), "b1"), expected[1]);
+    let folder = daemon.finish();
+    // That of a backing file, for an overlay of its size.
+    let overlay = ["create", "-q", "-f", "qcow2", "-b", "disk.qcow2", "-F", "qcow2", "top.qcow2"];
+    program(folder.path(), "qemu-img", &overlay);
+    let daemon = Daemon::start_in(folder, &["-B", "b0", "top.qcow2"]);
+    assert_eq!(map(&daemon.uri(""), daemon.path(), "b0"), expected[0]);
     daemon.finish();
 }

@@ -11,7 +11,7 @@ use cowl_testkit::are_installed;
 use crate::daemon::{Daemon, images, program};
 
 /// A `serve` that has to end by itself.
-fn refused(folder: &std::path::Path, arguments: &[&str]) -> Output {
+pub(crate) fn refused(folder: &std::path::Path, arguments: &[&str]) -> Output {
     let mut command = Command::new("timeout");
     command.args(["20", env!("CARGO_BIN_EXE_cowl"), "serve"]).args(arguments);
     let output = command.current_dir(folder).output().unwrap();
@@ -19,7 +19,7 @@ fn refused(folder: &std::path::Path, arguments: &[&str]) -> Output {
     output
 }
 
-fn words(output: &Output) -> String {
+pub(crate) fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -221,7 +221,7 @@ fn a_log_is_not_written_into_the_image() {
     std::os::unix::fs::symlink("disk.raw", folder.path().join("log")).unwrap();
     let before = std::fs::read(folder.path().join("disk.raw")).unwrap();
     let output = refused(folder.path(), &["-k", "s", "--log-file", "log", "-f", "raw", "disk.raw"]);
-    assert!(words(&output).contains("it is the image"), "{output:?}");
+    assert!(words(&output).contains("it is an image"), "{output:?}");
     assert!(std::fs::read(folder.path().join("disk.raw")).unwrap() == before);
     // And a start that fails leaves no socket of any kind behind.
     let export = "image=disk.qcow2,vhost-user=vhost";

@@ -139,7 +139,7 @@ impl<E: BlockDevice + 'static> Connection<E> {
                 continue;
             };
             intake.consume(self.headers.request_length());
-            if self.accept(&request, intake).await? == Flow::End {
+            if self.accept(&request, intake, shared).await? == Flow::End {
                 return Ok(());
             }
             turn += 1;
@@ -152,7 +152,12 @@ impl<E: BlockDevice + 'static> Connection<E> {
     }
 
     /// Takes in the payload of `request` and starts it.
-    async fn accept(self: &Rc<Self>, request: &Request, intake: &mut Intake) -> io::Result<Flow> {
+    async fn accept(
+        self: &Rc<Self>,
+        request: &Request,
+        intake: &mut Intake,
+        shared: &Shared<E>,
+    ) -> io::Result<Flow> {
         let terms = self.terms();
         let Ok(judged) = judge(request, &terms) else { return Ok(Flow::End) };
         if judged.command == Ok(Command::Disconnect) {
@@ -161,6 +166,9 @@ impl<E: BlockDevice + 'static> Connection<E> {
         // Waiting for memory is not the client's fault.
         intake.transport.watch.idle();
         let charge = self.account.take(OVERHEAD + self.memory_of(&judged)).await;
+        if shared.stop.is_requested() {
+            return Ok(Flow::End);
+        }
         let Some(received) = self.receive_payload(request, &judged, &terms, intake).await? else {
             return Ok(Flow::End);
         };

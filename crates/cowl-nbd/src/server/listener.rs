@@ -1,7 +1,7 @@
 //! Sockets that wait for clients.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -38,6 +38,13 @@ impl Listener {
             listeners.extend(taken);
         }
         Ok(listeners)
+    }
+
+    /// Its TCP port, which the system chose where port 0 was asked for.
+    #[must_use]
+    pub fn tcp_port(&self) -> Option<u16> {
+        let address = rustix::net::getsockname(&self.fd).ok()?;
+        SocketAddr::try_from(address).ok().map(|address| address.port())
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Self> {

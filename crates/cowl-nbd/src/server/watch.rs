@@ -46,6 +46,11 @@ impl Pace {
         };
         Self { interval, handshake: looks(handshake), stall: looks(stall) }
     }
+
+    /// Whether so many looks are longer than anybody may take.
+    pub(crate) fn is_too_long(&self, looks: u32) -> bool {
+        self.stall < looks
+    }
 }
 
 /// Bytes that go one way as a whole: the payload of a request, or replies sent together.

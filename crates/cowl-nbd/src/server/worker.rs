@@ -169,17 +169,20 @@ impl<E: BlockDevice + 'static> Worker<E> {
         let _ending = handle.arrivals.unbounded_send(Arrival { fd, count });
     }
 
-    /// Cuts connections that wait too long.
+    /// Cuts connections that wait too long, and all of them when the end takes too long.
     async fn watch(&self) {
         let options = &self.shared.options;
         let pace = Pace::new(options.handshake_timeout, options.stall_timeout);
+        let mut looks_since_stop = 0;
         loop {
             compio::runtime::time::sleep(pace.interval).await;
             self.clock.advance();
+            looks_since_stop += u32::from(self.shared.stop.is_requested());
+            let time_is_up = pace.is_too_long(looks_since_stop);
             let memory_is_short = self.shared.budget.is_short();
             for watch in self.watches.borrow().values() {
                 let is_overdue = watch.is_overdue(pace, memory_is_short);
-                if is_overdue || watch.is_revoked() {
+                if is_overdue || time_is_up || watch.is_revoked() {
                     tracing::info!(is_overdue, "a client was cut");
                     watch.socket.cut();
                 }

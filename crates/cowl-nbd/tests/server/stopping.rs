@@ -3,11 +3,12 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use cowl_nbd::ServerOptions;
 use cowl_nbd::protocol::request::Headers;
 use cowl_nbd::protocol::wire::command;
 
 use crate::bare_client::{BareClient, request};
-use crate::serving::Serving;
+use crate::serving::{Serving, quick, whole};
 use cowl_testkit::are_installed;
 
 const MIB: u64 = 1 << 20;
@@ -34,6 +35,31 @@ fn stopping_answers_what_was_read_and_ends_idle_clients() {
     }
     assert!(idle.is_closed() && greeted.is_closed());
     assert!(UnixStream::connect(folder.path().join("socket")).is_err());
+}
+
+#[test]
+fn clients_that_take_nothing_delay_the_end_once_and_not_one_after_another() {
+    if !are_installed(&[]) {
+        return;
+    }
+    let options =
+        ServerOptions { memory_max: 8 * MIB, memory_per_connection_max: 8 * MIB, ..quick() };
+    let serving = Serving::with(64 * MIB, options, |disk| vec![whole(disk)]);
+    // Most of them wait for the memory that the others hold.
+    let clients: Vec<_> = (0..30)
+        .map(|_| {
+            let mut client = BareClient::go(&serving.socket(), Headers::Structured, &[]);
+            for _ in 0..20 {
+                client.send(request(command::READ, 0, 4 * MIB), &[]);
+            }
+            client
+        })
+        .collect();
+    let start = Instant::now();
+    serving.finish();
+    // One limit is two seconds; one after another they would take a minute.
+    assert!(start.elapsed() < Duration::from_secs(20));
+    drop(clients);
 }
 
 #[test]

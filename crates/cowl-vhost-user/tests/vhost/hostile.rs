@@ -4,6 +4,7 @@ use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use cowl_testkit::Random;
 use rustix::event::{EventfdFlags, eventfd};
@@ -261,6 +262,26 @@ fn half_a_message_ends_its_connection_only() {
     stream.write_all(&[1, 0, 0]).unwrap();
     drop(stream);
     expect_unharmed(serving);
+}
+
+#[test]
+fn a_front_end_that_stops_in_a_message_keeps_no_server_from_stopping() {
+    let serving = Serving::new();
+    let mut stalled = serving.connect();
+    stalled.write_all(&[1, 0]).unwrap();
+    // Until the server is at it.
+    std::thread::sleep(Duration::from_millis(300));
+    serving.stop();
+    drop(stalled);
+    let serving = Serving::new();
+    let mut deaf = serving.connect();
+    deaf.set_nonblocking(true).unwrap();
+    // GET_FEATURES, over and over; no reply is ever read.
+    let ask = [1_u32, 1, 0].map(u32::to_le_bytes).concat();
+    while deaf.write(&ask).is_ok() {}
+    std::thread::sleep(Duration::from_millis(300));
+    serving.stop();
+    drop(deaf);
 }
 
 #[test]
