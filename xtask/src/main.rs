@@ -1,5 +1,6 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 
+mod bench;
 mod ci;
 mod command;
 mod fuzz;
@@ -23,6 +24,9 @@ cargo xtask COMMAND
   sanitize [KIND]    tests under miri, address or thread sanitizer, or all of them (nightly)
   soak [--minutes N] a long mixed load on a server, with kills of its clients (15)
   bench [ARGS]       side by side with raw, qemu-img, imago and qcow2-rs
+  bench micro [--counts] [--json FILE]
+                     single operations of the engine: times, and instructions where valgrind is
+                     installed; --counts: instructions alone, --json: these into FILE
   on-disk            accept the current on-disk format sources as documented
 ";
 
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
         "interleavings" => interleavings::run_interleavings(&rest),
         "sanitize" => sanitize::run_sanitize(&rest),
         "soak" => soak::run_soak(&rest),
-        "bench" => bench(&rest),
+        "bench" => bench::run_bench(&rest),
         "on-disk" => tidy::accept_on_disk(),
         "help" | "--help" | "-h" | "" => {
             say(HELP);
@@ -63,12 +67,6 @@ fn sim(arguments: &[String]) -> Result<(), String> {
         command.args(["--features", "canary"]);
     }
     command.arg("--");
-    command::run(command.args(arguments))
-}
-
-fn bench(arguments: &[String]) -> Result<(), String> {
-    let mut command = command::cargo();
-    command.args(["run", "--release", "--manifest-path", "bench-compare/Cargo.toml", "--"]);
     command::run(command.args(arguments))
 }
 
