@@ -124,22 +124,74 @@ pub(crate) async fn read_l1<S: Storage>(
     entries: u32,
     purpose: Purpose,
 ) -> Result<Box<[L1Entry]>, Error> {
+    let mut table = Vec::new();
+    for (index, entry) in read_l1_used(file, at, entries, purpose).await? {
+        table.resize(index, L1Entry::UNALLOCATED);
+        table.push(entry);
+    }
+    Ok(table.into_boxed_slice())
+}
+
+/// Reads the entries of an L1 table that are not zero, with their indices, in order.
+///
+/// A long table is read in pieces, and its holes are not read at all: one of a huge disk that holds
+/// little costs what it holds.
+async fn read_l1_used<S: Storage>(
+    file: &S,
+    at: HostOffset,
+    entries: u32,
+    purpose: Purpose,
+) -> Result<Vec<(usize, L1Entry)>, Error> {
     let bytes = u64::from(entries) * 8;
     assert!(bytes <= L1_BYTES_MAX);
     // A table past the end of the file is unallocated there; a stranger's header must not make us
     // allocate what the file does not hold.
     let file_length = file.len().await?.get();
     let present = bytes.min(file_length.saturating_sub(at.get()).next_multiple_of(8));
-    let buffer = IoBuffer::zeroed(ByteCount::new(present).as_usize());
-    let (result, buffer) = file.read(at, buffer, purpose).await;
-    result?;
-    let mut table: Vec<L1Entry> = buffer
-        .chunks_exact(8)
-        .map(|word| L1Entry::from_raw(u64::from_be_bytes(word.try_into().expect("8 bytes"))))
-        .collect();
-    let used = table.iter().rposition(|entry| entry.raw() != 0).map_or(0, |last| last + 1);
-    table.truncate(used);
-    Ok(table.into_boxed_slice())
+    let mut used = Vec::new();
+    let mut done = 0;
+    while done < present {
+        let left = present - done;
+        let here = at + ByteCount::new(done);
+        let (length, is_hole) = next_l1_piece(file, here, left).await?;
+        assert!(0 < length);
+        if !is_hole {
+            let buffer = IoBuffer::zeroed(ByteCount::new(length).as_usize());
+            let (result, buffer) = file.read(here, buffer, purpose).await;
+            result?;
+            let first = ByteCount::new(done / 8).as_usize();
+            for (index, word) in (first..).zip(buffer.chunks_exact(8)) {
+                match u64::from_be_bytes(word.try_into().expect("8 bytes")) {
+                    0 => {}
+                    raw => used.push((index, L1Entry::from_raw(raw))),
+                }
+            }
+        }
+        done += length;
+    }
+    Ok(used)
+}
+
+/// How many of the `left` bytes of an L1 table at `at`, whole entries, are to be read next, or are
+/// a hole.
+async fn next_l1_piece<S: Storage>(
+    file: &S,
+    at: HostOffset,
+    left: u64,
+) -> Result<(u64, bool), Error> {
+    /// To read this much costs no more than to ask whether it is there.
+    const PIECE: u64 = 64 << 10;
+    if left <= PIECE {
+        return Ok((left, false));
+    }
+    Ok(match file.extent(at, ByteCount::new(left)).await? {
+        Some(extent) if extent.hole && 8 <= extent.length.get() => {
+            (extent.length.get() / 8 * 8, true)
+        }
+        Some(extent) => (extent.length.get().clamp(8, PIECE).next_multiple_of(8), false),
+        // It became shorter meanwhile: what is past the end reads as zeros.
+        None => (PIECE, false),
+    })
 }
 
 impl<S: Storage> Layer<S> {
@@ -176,21 +228,22 @@ impl<S: Storage> Layer<S> {
             },
             Some(wanted) => snapshot_view(file.as_ref(), &header, wanted).await?,
         };
-        let l1 = read_l1(file.as_ref(), view.l1_offset, view.l1_entries, view.purpose).await?;
+        let used = read_l1_used(file.as_ref(), view.l1_offset, view.l1_entries, view.purpose);
+        let used = used.await?;
         let data_length = match &files.data {
             Some(data) => data.len().await?,
             None => file.len().await?,
         };
         let access = options.access;
         let is_snapshot = options.snapshot.is_some();
-        let l1 = L1Table::new(&l1);
+        let l1 = L1Table::new(&used);
         let mut layer = Self::assemble(files, header, options, l1, view.size, data_length);
         if access == Access::ReadWrite {
             if is_snapshot {
                 let what = "a snapshot can only be read";
                 return Err(Error::InvalidRequest { what });
             }
-            layer.make_writable().await?;
+            layer.make_writable(&used).await?;
         }
         Ok(layer)
     }

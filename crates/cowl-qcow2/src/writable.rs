@@ -4,7 +4,7 @@
 //! while its refcounts were delayed: they are brought up to date first.
 
 use cowl_format::{
-    CompatibleFeatures, Corruption, HostCluster, HostOffset, IncompatibleFeatures,
+    CompatibleFeatures, Corruption, HostCluster, HostOffset, IncompatibleFeatures, L1Entry,
     RefcountTableEntry,
 };
 use cowl_storage::{IoBuffer, Purpose, Storage};
@@ -16,8 +16,12 @@ use crate::writer::Writer;
 use crate::{Error, Layer};
 
 impl<S: Storage> Layer<S> {
-    /// Turns a layer that was just opened into one that can be changed.
-    pub(crate) async fn make_writable(&mut self) -> Result<(), Error> {
+    /// Turns a layer that was just opened into one that can be changed. `used_l1` is what its L1
+    /// table holds.
+    pub(crate) async fn make_writable(
+        &mut self,
+        used_l1: &[(usize, L1Entry)],
+    ) -> Result<(), Error> {
         let file = self.file();
         let header = self.header().clone();
         let needs_repair = |what| Error::NeedsRepair { path: file.name().to_owned(), what };
@@ -38,7 +42,7 @@ impl<S: Storage> Layer<S> {
             return Err(self.corrupt(Corruption::L1TooSmall { entries, needed }));
         }
         let table = self.read_refcount_table().await?;
-        let roles = self.roles(&table).await?;
+        let roles = self.roles(&table, used_l1).await?;
         let end = self.geometry().clusters_for(file.len().await?.get());
         let space = Space::new(table, header.refcount_table_offset, end);
         let is_lazy = header.compatible.contains(CompatibleFeatures::LAZY_REFCOUNTS);
@@ -74,7 +78,11 @@ impl<S: Storage> Layer<S> {
     }
 
     /// Where metadata lies.
-    async fn roles(&self, table: &[RefcountTableEntry]) -> Result<RoleMap, Error> {
+    async fn roles(
+        &self,
+        table: &[RefcountTableEntry],
+        used_l1: &[(usize, L1Entry)],
+    ) -> Result<RoleMap, Error> {
         let header = self.header();
         let geometry = self.geometry();
         let roles = RoleMap::new();
@@ -91,7 +99,7 @@ impl<S: Storage> Layer<S> {
                 add(block, geometry.cluster_size());
             }
         }
-        for entry in self.l1().entries(header.l1_entries as usize) {
+        for (_, entry) in used_l1 {
             if let Some(table) = entry.table(geometry).map_err(|fault| self.corrupt(fault))? {
                 add(table, geometry.cluster_size());
             }

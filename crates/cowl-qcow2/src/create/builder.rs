@@ -7,7 +7,7 @@ use cowl_format::{
     ByteCount, CompressedDescriptor, Geometry, GuestOffset, Header, HostCluster, HostOffset,
     L1Entry, L2Entry, SubclusterBitmap, Version,
 };
-use cowl_storage::{IoBuffer, Purpose, Storage};
+use cowl_storage::{IoBuffer, Purpose, Storage, ZeroMode};
 
 use crate::create::header::header;
 use crate::create::host_space::HostSpace;
@@ -40,6 +40,11 @@ const FIRST_BLOCK: HostCluster = HostCluster::new(2);
 /// An L2 table under construction, in host byte order.
 type Table = Box<[AtomicU64]>;
 
+/// Tables side by side in the L1 table. Most of a huge disk has none, and costs no memory for them.
+type TableGroup = Box<[OnceLock<Table>]>;
+
+const TABLES_PER_GROUP: usize = 512;
+
 /// A new image under construction.
 ///
 /// Dropping it leaves a file without a header, which nothing takes for an image.
@@ -47,7 +52,7 @@ pub struct Builder<S> {
     files: BuilderFiles<S>,
     header: Header,
     space: Mutex<HostSpace>,
-    tables: Box<[OnceLock<Table>]>,
+    tables: Box<[OnceLock<TableGroup>]>,
     /// Where guest byte 0 lies, once all space is reserved in advance.
     reserved: OnceLock<HostOffset>,
 }
@@ -70,7 +75,7 @@ impl<S: Storage> Builder<S> {
         let l1_clusters = geometry.clusters_for(u64::from(header.l1_entries) * 8);
         let first_free = HostCluster::new(l1_first.get() + l1_clusters);
         Ok(Self {
-            tables: (0..header.l1_entries).map(|_| OnceLock::new()).collect(),
+            tables: unset((header.l1_entries as usize).div_ceil(TABLES_PER_GROUP)),
             files,
             header,
             space: Mutex::new(HostSpace::new(geometry, first_free)),
@@ -215,15 +220,8 @@ impl<S: Storage> Builder<S> {
     pub async fn finish(self, durable: bool) -> Result<Header, CreateError> {
         let geometry = self.geometry();
         let l1 = self.write_tables().await?;
-        let mut l1_bytes = IoBuffer::zeroed(self.header.l1_entries as usize * 8);
-        for (word, entry) in l1_bytes.chunks_exact_mut(8).zip(&l1) {
-            word.copy_from_slice(&entry.raw().to_be_bytes());
-        }
         let file = &self.files.image;
-        if !l1_bytes.is_empty() {
-            let (result, _) = file.write(self.header.l1_offset, l1_bytes, Purpose::L1Table).await;
-            result?;
-        }
+        self.write_l1(&l1).await?;
         let mut space = self.space.into_inner().unwrap_or_else(PoisonError::into_inner);
         let table =
             refcounts::write(file.as_ref(), &mut space, SPARE, FIRST_BLOCK, geometry).await?;
@@ -245,23 +243,48 @@ impl<S: Storage> Builder<S> {
         Ok(header)
     }
 
-    /// Writes all L2 tables side by side and returns the L1 table that names them.
-    async fn write_tables(&self) -> Result<Vec<L1Entry>, CreateError> {
+    /// Writes the L1 table: the long tail of a huge disk that nothing was written to as a hole.
+    async fn write_l1(&self, l1: &[(usize, L1Entry)]) -> Result<(), CreateError> {
+        let file = &self.files.image;
+        let all = self.header.l1_entries as usize;
+        let used = l1.last().map_or(0, |(last, _)| last + 1);
+        let written = used.max(1).next_multiple_of(L1_WRITE_ENTRIES).min(all);
+        let mut bytes = IoBuffer::zeroed(written * 8);
+        for (index, entry) in l1 {
+            bytes[index * 8..][..8].copy_from_slice(&entry.raw().to_be_bytes());
+        }
+        let tail = self.header.l1_offset + ByteCount::from_usize(bytes.len());
+        if !bytes.is_empty() {
+            let (result, _) = file.write(self.header.l1_offset, bytes, Purpose::L1Table).await;
+            result?;
+        }
+        if written < all {
+            let length = ByteCount::from_usize((all - written) * 8);
+            file.zero(tail, length, ZeroMode::MayUnmap, Purpose::L1Table).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes all L2 tables side by side and returns the entries of the L1 table that name them,
+    /// with their indices, in order.
+    async fn write_tables(&self) -> Result<Vec<(usize, L1Entry)>, CreateError> {
         let geometry = self.geometry();
         let cluster_len = geometry.cluster_len();
-        let used = self.tables.iter().filter(|table| table.get().is_some()).count() as u64;
-        let first = self.take(used);
-        let mut l1 = Vec::with_capacity(self.tables.len());
+        let tables = || {
+            let groups = self.tables.iter().enumerate();
+            let groups = groups.filter_map(|(index, group)| Some((index, group.get()?)));
+            groups.flat_map(|(index, group)| {
+                let tables = (index * TABLES_PER_GROUP..).zip(group);
+                tables.filter_map(|(index, table)| Some((index, table.get()?)))
+            })
+        };
+        let used = tables().count();
+        let first = self.take(used as u64);
+        let mut l1 = Vec::with_capacity(used);
         let mut batch = TableBatch::new(geometry.host_cluster_start(first));
-        let mut next = first.get();
-        for table in &self.tables {
-            let Some(table) = table.get() else {
-                l1.push(L1Entry::UNALLOCATED);
-                continue;
-            };
+        for (next, (index, table)) in (first.get()..).zip(tables()) {
             let host = geometry.host_cluster_start(HostCluster::new(next));
-            l1.push(L1Entry::new(host, true, geometry));
-            next += 1;
+            l1.push((index, L1Entry::new(host, true, geometry)));
             let words = table.iter().map(|word| word.load(Ordering::Relaxed).to_be_bytes());
             batch.bytes.extend(words.flatten());
             if TableBatch::BYTES <= batch.bytes.len() + cluster_len {
@@ -292,7 +315,9 @@ impl<S: Storage> Builder<S> {
         let geometry = self.geometry();
         let l1 = geometry.l1_index(guest).expect("within the disk").get() as usize;
         let words = geometry.cluster_len() / 8;
-        let table = self.tables[l1].get_or_init(|| bytemuck::zeroed_slice_box(words));
+        let group = self.tables[l1 / TABLES_PER_GROUP].get_or_init(|| unset(TABLES_PER_GROUP));
+        let table = &group[l1 % TABLES_PER_GROUP];
+        let table = table.get_or_init(|| bytemuck::zeroed_slice_box(words));
         let entry_words = geometry.l2_entry_len() / 8;
         let word = geometry.l2_index(guest).get() as usize * entry_words;
         table[word].store(entry.raw, Ordering::Relaxed);
@@ -301,6 +326,13 @@ impl<S: Storage> Builder<S> {
         }
     }
 }
+
+fn unset<T>(count: usize) -> Box<[OnceLock<T>]> {
+    (0..count).map(|_| OnceLock::new()).collect()
+}
+
+/// Entries of an L1 table written together: 64 KiB.
+const L1_WRITE_ENTRIES: usize = 8192;
 
 /// Tables gathered for one write.
 struct TableBatch {

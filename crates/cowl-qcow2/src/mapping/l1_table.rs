@@ -35,16 +35,14 @@ pub(crate) struct L1Sector {
 }
 
 impl L1Table {
-    /// A table that starts with `entries` and is unallocated behind them.
-    pub(crate) fn new(entries: &[L1Entry]) -> Self {
+    /// A table of `used` entries, by index, and unallocated elsewhere.
+    pub(crate) fn new(used: &[(usize, L1Entry)]) -> Self {
         let table = Self {
             chunks: [const { OnceLock::new() }; CHUNKS],
             dirty: Mutex::new(BTreeSet::new()),
         };
-        for (index, entry) in entries.iter().enumerate() {
-            if entry.raw() != 0 {
-                table.store(index, *entry);
-            }
+        for (index, entry) in used {
+            table.store(*index, *entry);
         }
         table
     }
@@ -140,7 +138,7 @@ mod tests {
 
     #[test]
     fn changes_come_back_as_sectors() {
-        let table = L1Table::new(&[L1Entry::from_raw(0x10000)]);
+        let table = L1Table::new(&[(0, L1Entry::from_raw(0x10000))]);
         assert!(table.take_dirty().is_empty());
         table.set(1, L1Entry::from_raw(0x20000));
         table.set(5000, L1Entry::from_raw(0x30000));

@@ -8,6 +8,7 @@ mod differential;
 mod dropped;
 mod faults;
 mod futures;
+mod huge;
 mod lab;
 mod resize;
 mod reuse;
