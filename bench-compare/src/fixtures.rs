@@ -7,11 +7,35 @@ use std::path::{Path, PathBuf};
 use crate::options::Options;
 use crate::{cowl_program, process, sys};
 
-/// Where the images and programs are.
-pub(crate) struct Fixtures {
-    folder: PathBuf,
+/// Where the images are.
+pub(crate) struct Folder {
+    path: PathBuf,
     // Removes the folder in the end.
     _temporary: Option<tempfile::TempDir>,
+}
+
+impl Folder {
+    pub(crate) fn new(options: &Options) -> Result<Self, String> {
+        let (path, temporary) = match &options.folder {
+            Some(path) => (path.clone(), None),
+            None => {
+                let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+                (folder.path().to_owned(), Some(folder))
+            }
+        };
+        fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self { path, _temporary: temporary })
+    }
+
+    /// A file in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+/// Where the images and programs are.
+pub(crate) struct Fixtures {
+    folder: Folder,
     pub(crate) cowl: PathBuf,
     pub(crate) rqcow2: PathBuf,
     pub(crate) qemu_img: PathBuf,
@@ -21,21 +45,13 @@ pub(crate) struct Fixtures {
 
 impl Fixtures {
     pub(crate) fn new(options: &Options) -> Result<Self, String> {
-        let (folder, temporary) = match &options.folder {
-            Some(folder) => (folder.clone(), None),
-            None => {
-                let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-                (folder.path().to_owned(), Some(folder))
-            }
-        };
-        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let folder = Folder::new(options)?;
         let cowl = match &options.cowl {
             Some(path) => path.clone(),
             None => cowl_program::build()?,
         };
         Ok(Self {
             folder,
-            _temporary: temporary,
             cowl,
             rqcow2: options.rqcow2.clone(),
             qemu_img: PathBuf::from("qemu-img"),
@@ -46,7 +62,7 @@ impl Fixtures {
 
     /// A file in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.folder.path(name)
     }
 
     pub(crate) fn text(&self, name: &str) -> String {

@@ -18,6 +18,7 @@ mod read_rows;
 mod readers;
 mod report;
 mod row;
+mod scale;
 mod serve_rows;
 mod sys;
 mod write_rows;
@@ -26,7 +27,7 @@ mod writers;
 use std::process::ExitCode;
 
 use crate::fixtures::Fixtures;
-use crate::options::Options;
+use crate::options::{Child, Options};
 use crate::report::Report;
 use crate::row::Group;
 
@@ -40,7 +41,11 @@ fn main() -> ExitCode {
         }
     };
     if let Some(child) = &options.child {
-        return readers::cowl::read_as_child(child);
+        return match child {
+            Child::Read(image) => readers::cowl::read_as_child(image),
+            Child::Open(image) => scale::open_as_child(image),
+            Child::Check(image) => scale::check_as_child(image),
+        };
     }
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +57,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
+    if options.scale {
+        return scale::run(options);
+    }
     let fixtures = Fixtures::new(options)?;
     let mut report = Report::new(options);
     for group in groups(options) {

@@ -7,6 +7,7 @@ const HELP: &str = "\
 bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
 
   serve            only the rows about serving; the same as --rows serve
+  scale            instead of rows, curves of cowl alone: how costs grow
   --rows A,B,...   only rows whose key contains one of these (--rows list shows the keys)
   --repeat N       repetitions of each row (7)
   --sample MS      length of one sample of reading (700)
@@ -30,8 +31,18 @@ pub(crate) struct Options {
     pub(crate) svg: Option<PathBuf>,
     pub(crate) cowl: Option<PathBuf>,
     pub(crate) rqcow2: PathBuf,
-    /// An image: this process only reads it at random, so that its memory can be measured.
-    pub(crate) child: Option<PathBuf>,
+    /// Curves instead of rows.
+    pub(crate) scale: bool,
+    /// The only thing this process does.
+    pub(crate) child: Option<Child>,
+}
+
+/// Something done with an image in a process of its own, so that its memory can be measured.
+pub(crate) enum Child {
+    /// Reads at random.
+    Read(PathBuf),
+    Open(PathBuf),
+    Check(PathBuf),
 }
 
 impl Options {
@@ -47,12 +58,14 @@ impl Options {
             svg: None,
             cowl: None,
             rqcow2: PathBuf::from("rqcow2"),
+            scale: false,
             child: None,
         };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
+                "scale" => options.scale = true,
                 "serve" => options.rows = vec!["serve-".to_owned()],
                 "--rows" => options.rows = value()?.split(',').map(str::to_owned).collect(),
                 "--repeat" => {
@@ -71,7 +84,9 @@ impl Options {
                 "--svg" => options.svg = Some(value()?.into()),
                 "--cowl" => options.cowl = Some(value()?.into()),
                 "--rqcow2" => options.rqcow2 = value()?.into(),
-                "--child-read" => options.child = Some(value()?.into()),
+                "--child-read" => options.child = Some(Child::Read(value()?.into())),
+                "--child-open" => options.child = Some(Child::Open(value()?.into())),
+                "--child-check" => options.child = Some(Child::Check(value()?.into())),
                 "--help" | "-h" => {
                     println!("{HELP}");
                     return Ok(None);
@@ -81,6 +96,10 @@ impl Options {
         }
         if options.repeat == 0 {
             return Err("--repeat needs at least 1".to_owned());
+        }
+        if options.rows == ["list"] && options.scale {
+            crate::scale::keys().for_each(|key| println!("{key}"));
+            return Ok(None);
         }
         if options.rows == ["list"] {
             for group in crate::groups(&options) {
