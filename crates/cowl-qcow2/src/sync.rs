@@ -33,9 +33,13 @@ mod plain {
     pub(crate) type Map<K, V> = papaya::HashMap<K, V, FxBuildHasher>;
 
     /// An empty map that frees removed values in batches of this size, or when told to.
+    ///
+    /// It grows at once. Bit by bit, it would only come to an end with insertions of another kind,
+    /// and until then every lookup searches all the sizes that it had.
     pub(crate) fn new_map<K: Eq + Hash, V>(batch: usize) -> Map<K, V> {
         papaya::HashMap::builder()
             .hasher(FxBuildHasher)
+            .resize_mode(papaya::ResizeMode::Blocking)
             .collector(seize::Collector::new().batch_size(batch))
             .build()
     }

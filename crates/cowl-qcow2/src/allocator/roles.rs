@@ -22,7 +22,11 @@ pub(crate) struct RoleMap {
 
 impl RoleMap {
     pub(crate) fn new() -> Self {
-        Self { chunks: papaya::HashMap::builder().hasher(FxBuildHasher).build() }
+        // At once, for the same reason as the maps of the caches.
+        let growth = papaya::ResizeMode::Blocking;
+        Self {
+            chunks: papaya::HashMap::builder().hasher(FxBuildHasher).resize_mode(growth).build(),
+        }
     }
 
     /// Whether any of `count` clusters from `first` on holds metadata.
