@@ -14,7 +14,7 @@ use cowl_block::{
 use cowl_format::{ByteCount, GuestOffset};
 use cowl_storage::{IoBuffer, Storage};
 
-use crate::mapping::RunKind;
+use crate::mapping::{Run, RunKind};
 use crate::{Error, ImageStats, Layer, Preallocation};
 
 /// An open image with its backing chain.
@@ -31,6 +31,33 @@ pub(crate) struct Found {
     pub(crate) length: ByteCount,
     /// `None`: the raw image at the bottom has it.
     pub(crate) kind: Option<RunKind>,
+}
+
+/// A way down the chain: layers above `depth` have nothing to say about so many bytes.
+pub(crate) struct Descent {
+    depth: usize,
+    length: ByteCount,
+    /// What the last of them said.
+    unallocated: RunKind,
+}
+
+impl Descent {
+    fn new(length: ByteCount) -> Self {
+        Self { depth: 0, length, unallocated: RunKind::Unallocated { host: None } }
+    }
+
+    /// Goes past the layer that says `run`, unless that is the answer.
+    fn pass(&mut self, run: Run) -> Option<Found> {
+        self.length = run.length;
+        match run.kind {
+            RunKind::Unallocated { .. } => {
+                self.unallocated = run.kind;
+                self.depth += 1;
+                None
+            }
+            kind => Some(Found { depth: self.depth, length: run.length, kind: Some(kind) }),
+        }
+    }
 }
 
 impl<S: Storage> Image<S> {
@@ -110,32 +137,51 @@ impl<S: Storage> Image<S> {
         at: GuestOffset,
         length_max: ByteCount,
     ) -> Result<Found, Error> {
-        let mut length = length_max;
-        let mut unallocated = RunKind::Unallocated { host: None };
-        for (depth, layer) in self.layers.iter().enumerate() {
-            // Nothing is stored past the end of a shorter layer: the one above it had the last say.
-            let Some(in_layer) = inside(layer.mapped_size(), at, length) else {
-                return Ok(Found {
-                    depth: depth.saturating_sub(1),
-                    length,
-                    kind: Some(unallocated),
-                });
-            };
-            let run = layer.lookup(at, in_layer).await?;
-            length = run.length;
-            match run.kind {
-                RunKind::Unallocated { .. } => unallocated = run.kind,
-                kind => return Ok(Found { depth, length, kind: Some(kind) }),
+        let mut descent = match self.find_now(at, length_max)? {
+            Ok(found) => return Ok(found),
+            Err(descent) => descent,
+        };
+        while let Some((layer, length)) = self.next_below(&descent, at) {
+            if let Some(found) = descent.pass(layer.lookup(at, length).await?) {
+                return Ok(found);
             }
         }
-        let depth = self.layers.len();
-        let Some(base) = &self.base else {
-            return Ok(Found { depth: depth - 1, length, kind: Some(unallocated) });
-        };
-        match inside(base.size(), at, length) {
-            Some(length) => Ok(Found { depth, length, kind: None }),
-            None => Ok(Found { depth: depth - 1, length, kind: Some(unallocated) }),
+        Ok(self.found_at_end(&descent, at))
+    }
+
+    /// As [`find`](Self::find), as far as tables are in memory: where one is not, the way to it.
+    pub(crate) fn find_now(
+        &self,
+        at: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Result<Found, Descent>, Error> {
+        let mut descent = Descent::new(length_max);
+        while let Some((layer, length)) = self.next_below(&descent, at) {
+            let Some(run) = layer.lookup_now(at, length)? else { return Ok(Err(descent)) };
+            if let Some(found) = descent.pass(run) {
+                return Ok(Ok(found));
+            }
         }
+        Ok(Ok(self.found_at_end(&descent, at)))
+    }
+
+    /// The layer to ask next and about how much; `None` at the end of the way.
+    fn next_below(&self, descent: &Descent, at: GuestOffset) -> Option<(&Layer<S>, ByteCount)> {
+        let layer = self.layers.get(descent.depth)?;
+        Some((layer, inside(layer.mapped_size(), at, descent.length)?))
+    }
+
+    /// What there is where no layer has a say.
+    fn found_at_end(&self, descent: &Descent, at: GuestOffset) -> Found {
+        let Descent { depth, length, unallocated } = *descent;
+        if depth == self.layers.len()
+            && let Some(base) = &self.base
+            && let Some(length) = inside(base.size(), at, length)
+        {
+            return Found { depth, length, kind: None };
+        }
+        // Nothing is stored past the end of a shorter layer: the one above it had the last say.
+        Found { depth: depth.saturating_sub(1), length, kind: Some(unallocated) }
     }
 
     /// How `at..at + length` is stored: extents in order, without gaps, neighbours that continue

@@ -22,6 +22,10 @@ enum Top {
     Table { cluster: HostCluster, is_copied: bool },
 }
 
+fn unallocated(length: ByteCount) -> Run {
+    Run { length, kind: RunKind::Unallocated { host: None }, is_sole_owner: false }
+}
+
 impl<S: Storage> Layer<S> {
     /// The run at `guest`, at most `length_max` bytes. `guest` lies within the layer.
     pub(crate) async fn lookup(
@@ -29,30 +33,38 @@ impl<S: Storage> Layer<S> {
         guest: GuestOffset,
         length_max: ByteCount,
     ) -> Result<Run, Error> {
+        match self.lookup_now(guest, length_max)? {
+            Some(run) => Ok(run),
+            None => self.lookup_loading(guest, length_max).await,
+        }
+    }
+
+    /// As [`lookup`](Self::lookup), `None` where a slice would have to be loaded.
+    pub(crate) fn lookup_now(
+        &self,
+        guest: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Option<Run>, Error> {
         let (cluster, is_copied) = match self.top(guest, length_max)? {
-            Top::Unallocated(length) => {
-                let kind = RunKind::Unallocated { host: None };
-                return Ok(Run { length, kind, is_sole_owner: false });
-            }
+            Top::Unallocated(length) => return Ok(Some(unallocated(length))),
             Top::Table { cluster, is_copied } => (cluster, is_copied),
         };
         let index = self.geometry().l2_index(guest);
         let hit = self.metadata().l2_peek(cluster, index, |slice| {
             self.run_in_slice(guest, length_max, is_copied, |index| slice.entry(index))
         });
-        match hit {
-            Some(run) => run,
-            None => self.lookup_loading(cluster, is_copied, guest, length_max).await,
-        }
+        hit.transpose()
     }
 
     async fn lookup_loading(
         &self,
-        cluster: HostCluster,
-        is_copied: bool,
         guest: GuestOffset,
         length_max: ByteCount,
     ) -> Result<Run, Error> {
+        let (cluster, is_copied) = match self.top(guest, length_max)? {
+            Top::Unallocated(length) => return Ok(unallocated(length)),
+            Top::Table { cluster, is_copied } => (cluster, is_copied),
+        };
         let index = self.geometry().l2_index(guest);
         let table: std::sync::Arc<L2Table> = self.metadata().l2_load(cluster, index).await?;
         let slice = table.slice(index).expect("just loaded, and tables lose no slice");
@@ -116,6 +128,12 @@ impl<S: Storage> Layer<S> {
 
     fn run_of(&self, entry: L2Entry, is_copied: bool, guest: GuestOffset) -> Result<Run, Error> {
         let header = self.header();
+        if entry.raw == 0 && entry.bitmap == 0 {
+            // In every version and kind of image: nothing here. A chain has many of these.
+            let geometry = &header.geometry;
+            let rest = geometry.cluster_size() - geometry.offset_in_cluster(guest).get();
+            return Ok(unallocated(ByteCount::new(rest)));
+        }
         let mapping = entry
             .decode(guest, header.geometry, header.version, header.has_data_file())
             .map_err(|fault| self.corrupt(fault))?;

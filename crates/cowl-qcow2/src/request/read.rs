@@ -12,6 +12,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 use futures_util::future::try_join_all;
 
 use crate::cache::DecodedKey;
+use crate::image::Found;
 use crate::mapping::RunKind;
 use crate::request::Pin;
 use crate::{Error, Image, host};
@@ -60,7 +61,10 @@ impl<S: Storage> Image<S> {
             return Ok(());
         }
         let _pin = self.pin();
-        let first = self.piece(at, buffer.len()).await?;
+        let first = match self.piece_now(at, buffer.len())? {
+            Some(piece) => piece,
+            None => self.piece(at, buffer.len()).await?,
+        };
         if first.length == buffer.len() {
             return self.fill(first.source, buffer).await;
         }
@@ -79,13 +83,26 @@ impl<S: Storage> Image<S> {
     /// bytes lie in one place of a host file.
     pub async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
         let _pin = self.pin();
-        match self.single_host_piece(at, buffer.len()).await {
+        let length = buffer.len();
+        if let Err(error) = self.check_range(at, ByteCount::from_usize(length)) {
+            return (Err(error), buffer);
+        }
+        if length == 0 {
+            return (Ok(()), buffer);
+        }
+        let piece = match self.piece_now(at, length) {
+            Ok(None) => self.piece(at, length).await.map(Some),
+            known => known,
+        };
+        match piece {
             Err(error) => (Err(error), buffer),
-            Ok(Some((file, at, purpose))) => {
+            Ok(Some(Piece { length: whole, source: Source::Host { file, at, purpose } }))
+                if whole == length =>
+            {
                 let (result, buffer) = host::read(file.as_ref(), at, buffer, purpose).await;
                 (result.map(drop).map_err(Error::from), buffer)
             }
-            Ok(None) => {
+            Ok(_) => {
                 let mut buffer = buffer;
                 let result = self.read_into(at, &mut buffer).await;
                 (result, buffer)
@@ -96,24 +113,6 @@ impl<S: Storage> Image<S> {
     /// Keeps host clusters from being reused while the request reads them, where they can be.
     fn pin(&self) -> Option<Pin<'_>> {
         self.top().writer().ok().map(|writer| writer.epochs.enter())
-    }
-
-    async fn single_host_piece(
-        &self,
-        at: GuestOffset,
-        length: usize,
-    ) -> Result<Option<(&Arc<S>, HostOffset, Purpose)>, Error> {
-        self.check_range(at, ByteCount::from_usize(length))?;
-        if length == 0 {
-            return Ok(None);
-        }
-        let piece = self.piece(at, length).await?;
-        Ok(match piece.source {
-            Source::Host { file, at, purpose } if piece.length == length => {
-                Some((file, at, purpose))
-            }
-            _ => None,
-        })
     }
 
     async fn pieces<'a>(
@@ -140,10 +139,20 @@ impl<S: Storage> Image<S> {
     /// The piece at `at`, at most `length_max` bytes.
     async fn piece(&self, at: GuestOffset, length_max: usize) -> Result<Piece<'_, S>, Error> {
         let found = self.find(at, ByteCount::from_usize(length_max)).await?;
+        Ok(self.piece_of(at, &found))
+    }
+
+    /// The same; `None` where a table has to be loaded first.
+    fn piece_now(&self, at: GuestOffset, length_max: usize) -> Result<Option<Piece<'_, S>>, Error> {
+        let found = self.find_now(at, ByteCount::from_usize(length_max))?;
+        Ok(found.ok().map(|found| self.piece_of(at, &found)))
+    }
+
+    fn piece_of(&self, at: GuestOffset, found: &Found) -> Piece<'_, S> {
         let length = found.length.as_usize();
         let depth = found.depth;
         let Some(kind) = found.kind else {
-            return Ok(Piece { length, source: Source::Base { at } });
+            return Piece { length, source: Source::Base { at } };
         };
         let source = match kind {
             RunKind::Unallocated { .. } | RunKind::Zero { .. } => Source::Zero,
@@ -158,7 +167,7 @@ impl<S: Storage> Image<S> {
                 Source::Compressed { depth, key, skip: skip.as_usize() }
             }
         };
-        Ok(Piece { length, source })
+        Piece { length, source }
     }
 
     async fn fill(&self, source: Source<'_, S>, buffer: &mut [u8]) -> Result<(), Error> {
