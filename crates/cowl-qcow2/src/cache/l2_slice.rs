@@ -162,7 +162,11 @@ impl L2Slice {
 
     /// The content in the order of the file.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_be_bytes()).collect()
+        let mut bytes = vec![0; self.words.len() * 8];
+        for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(&self.words) {
+            *place = word.load(Ordering::Relaxed).to_be_bytes();
+        }
+        bytes
     }
 
     fn changes(&self) -> MutexGuard<'_, Changes> {

@@ -20,7 +20,8 @@ pub(crate) struct Claims {
 
 struct Range {
     end: u64,
-    released: Arc<Event>,
+    /// Made by the first who waits: as a rule nobody does.
+    released: Option<Arc<Event>>,
 }
 
 /// Clusters that nobody else changes; released when dropped.
@@ -61,12 +62,12 @@ impl Claims {
     fn try_claim(&self, first: u64, end: u64) -> Result<Claim<'_>, EventListener> {
         let mut ranges = self.lock();
         // Ranges do not overlap, so only the last one that starts before our end can reach into it.
-        if let Some((_, range)) = ranges.range(..end).next_back()
+        if let Some((_, range)) = ranges.range_mut(..end).next_back()
             && first < range.end
         {
-            return Err(range.released.listen());
+            return Err(range.released.get_or_insert_default().listen());
         }
-        ranges.insert(first, Range { end, released: Arc::new(Event::new()) });
+        ranges.insert(first, Range { end, released: None });
         Ok(Claim { claims: self, first })
     }
 
@@ -84,8 +85,8 @@ impl Claims {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let range = self.claims.lock().remove(&self.first);
-        if let Some(range) = range {
-            range.released.notify(usize::MAX);
+        if let Some(released) = range.and_then(|range| range.released) {
+            released.notify(usize::MAX);
         }
     }
 }

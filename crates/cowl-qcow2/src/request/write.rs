@@ -252,35 +252,42 @@ impl<S: Storage> Image<S> {
         let bytes_end = at + ByteCount::from_usize(length);
         let start = GuestOffset::new(at.get() / unit * unit);
         let end = GuestOffset::new(bytes_end.get().next_multiple_of(unit));
-        let (head, head_was_zero) = self.fill_part(start, at, is_zeroed).await?;
-        let (tail, tail_was_zero) = self.fill_part(bytes_end, end, is_zeroed).await?;
-        let was_zero = head_was_zero
-            && tail_was_zero
-            && self.reads_zero(at, ByteCount::from_usize(length)).await?;
-        Ok(Fill { start, end, head, tail, was_zero })
+        // All of it, in the common case: one look is enough then.
+        if self.reads_zero(start, self.kept(start, end)).await? {
+            let zeros = |from: GuestOffset, to: GuestOffset| {
+                (!is_zeroed && from < to).then(|| vec![0; to.since(from).as_usize()])
+            };
+            let (head, tail) = (zeros(start, at), zeros(bytes_end, end));
+            return Ok(Fill { start, end, head, tail, was_zero: true });
+        }
+        let head = self.fill_part(start, at, is_zeroed).await?;
+        let tail = self.fill_part(bytes_end, end, is_zeroed).await?;
+        Ok(Fill { start, end, head, tail, was_zero: false })
     }
 
-    /// The bytes of a part that the guest does not write, if they have to be written, and whether
-    /// they are zeros.
+    /// How much of a range is there to be kept: behind the end of the disk there is nothing.
+    fn kept(&self, start: GuestOffset, end: GuestOffset) -> ByteCount {
+        ByteCount::new(end.get().min(self.size().get()).saturating_sub(start.get()))
+    }
+
+    /// The bytes of a part that the guest does not write, if they have to be written.
     async fn fill_part(
         &self,
         start: GuestOffset,
         end: GuestOffset,
         is_zeroed: bool,
-    ) -> Result<(Option<Vec<u8>>, bool), Error> {
+    ) -> Result<Option<Vec<u8>>, Error> {
         let length = end.since(start);
         if length == ByteCount::ZERO {
-            return Ok((None, true));
+            return Ok(None);
         }
-        // Behind the end of the disk there is nothing to keep.
-        let size = self.size().get();
-        let kept = ByteCount::new(end.get().min(size).saturating_sub(start.get()));
+        let kept = self.kept(start, end);
         if self.reads_zero(start, kept).await? {
-            return Ok(((!is_zeroed).then(|| vec![0; length.as_usize()]), true));
+            return Ok((!is_zeroed).then(|| vec![0; length.as_usize()]));
         }
         let mut bytes = vec![0; length.as_usize()];
         self.read_into(start, &mut bytes[..kept.as_usize()]).await?;
-        Ok((Some(bytes), false))
+        Ok(Some(bytes))
     }
 
     /// Whether a range reads as zeros, as far as the mappings tell.
