@@ -13,10 +13,17 @@ use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
 use crate::request::{Decompressor, Spares};
 use crate::{Error, Offload, host, offload};
 
-/// The bytes of one guest cluster.
+/// The bytes of one guest cluster. Its memory is used again when it is dropped.
 pub(crate) struct DecodedCluster {
-    pub(crate) bytes: Box<[u8]>,
+    pub(crate) bytes: Vec<u8>,
     charge: Charge,
+    tools: Arc<Tools>,
+}
+
+impl Drop for DecodedCluster {
+    fn drop(&mut self) {
+        self.tools.outputs.give_back(std::mem::take(&mut self.bytes));
+    }
 }
 
 /// Which compressed stream: two guest clusters with the same descriptor share it.
@@ -44,7 +51,8 @@ impl core::hash::Hash for DecodedKey {
 /// How much longer than a cluster a buffer for a stream is: streams are found by whole sectors.
 const STREAM_EXCESS_MAX: usize = 512;
 
-/// Memory of buffers for streams that is kept, in bytes: what a few dozen loads at once use.
+/// Memory of buffers for streams that is kept, in bytes, and as much for clusters: what a few dozen
+/// loads at once use.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// Loads decoded clusters of one image.
@@ -65,6 +73,7 @@ impl<S: Storage> DecodedBackend<S> {
             decompressor: Decompressor::new(kind, cluster_len),
             buffer_len: cluster_len + STREAM_EXCESS_MAX,
             buffers: Spares::new(SPARE_BYTES_MAX / cluster_len),
+            outputs: Spares::new(SPARE_BYTES_MAX / cluster_len),
         };
         Self { file: Arc::clone(file), tools: Arc::new(tools), offload }
     }
@@ -75,6 +84,8 @@ struct Tools {
     decompressor: Decompressor,
     buffer_len: usize,
     buffers: Spares<IoBuffer>,
+    /// Of one cluster each.
+    outputs: Spares<Vec<u8>>,
 }
 
 impl Tools {
@@ -89,8 +100,9 @@ impl Tools {
         buffer
     }
 
-    fn decompress(&self, stream: IoBuffer) -> Result<Box<[u8]>, &'static str> {
-        let decoded = self.decompressor.decompress(&stream);
+    fn decompress(&self, stream: IoBuffer) -> Result<Vec<u8>, &'static str> {
+        let output = self.outputs.take().unwrap_or_default();
+        let decoded = self.decompressor.decompress(&stream, output);
         if stream.capacity() == self.buffer_len {
             self.buffers.give_back(stream);
         }
@@ -116,7 +128,7 @@ impl<S: Storage> AsyncLruCacheBackend for DecodedBackend<S> {
             corruption: cowl_format::Corruption::Inflate { guest: key.guest, at, reason },
         })?;
         charge.add(bytes.len());
-        Ok(DecodedCluster { bytes, charge })
+        Ok(DecodedCluster { bytes, charge, tools: Arc::clone(&self.tools) })
     }
 
     fn charge(cluster: &DecodedCluster) -> &Charge {

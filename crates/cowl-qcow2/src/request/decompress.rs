@@ -34,17 +34,16 @@ impl Decompressor {
         Self { kind, cluster_len, deflate, zstd }
     }
 
-    /// The cluster that `stream` begins with.
-    pub(crate) fn decompress(&self, stream: &[u8]) -> Result<Box<[u8]>, Fault> {
-        let output = match self.kind {
-            CompressionType::Zlib => self.inflate(stream)?,
-            CompressionType::Zstd => self.unzstd(stream)?,
-        };
-        Ok(output.into_boxed_slice())
+    /// The cluster that `stream` begins with, in the memory of `output` where that has room.
+    pub(crate) fn decompress(&self, stream: &[u8], output: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        match self.kind {
+            CompressionType::Zlib => self.inflate(stream, output),
+            CompressionType::Zstd => self.unzstd(stream, output),
+        }
     }
 
-    fn inflate(&self, stream: &[u8]) -> Result<Vec<u8>, Fault> {
-        let mut output = vec![0; self.cluster_len];
+    fn inflate(&self, stream: &[u8], mut output: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        output.resize(self.cluster_len, 0);
         let mut context = self.deflate.take().unwrap_or_default();
         let result = context.deflate_decompress(stream, &mut output);
         self.deflate.give_back(context);
@@ -54,12 +53,12 @@ impl Decompressor {
         }
     }
 
-    fn unzstd(&self, stream: &[u8]) -> Result<Vec<u8>, Fault> {
+    fn unzstd(&self, stream: &[u8], output: Vec<u8>) -> Result<Vec<u8>, Fault> {
         let mut context = match self.zstd.take() {
             Some(context) => context,
             None => DCtx::try_create().ok_or("no memory for zstd")?,
         };
-        let result = unzstd_frames(&mut context, stream, self.cluster_len);
+        let result = unzstd_frames(&mut context, stream, output, self.cluster_len);
         self.zstd.give_back(context);
         result
     }
@@ -78,27 +77,37 @@ fn inflate_patiently(stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
 fn unzstd_frames(
     context: &mut DCtx<'static>,
     stream: &[u8],
+    mut output: Vec<u8>,
     length: usize,
 ) -> Result<Vec<u8>, Fault> {
     let mut frames = stream;
-    let mut output = Vec::new();
-    while output.len() < length {
-        let fault = if output.is_empty() { BROKEN } else { ENDS_EARLY };
+    output.clear();
+    output.reserve_exact(length);
+    let mut done = 0;
+    while done < length {
+        let fault = if done == 0 { BROKEN } else { ENDS_EARLY };
         let frame_length = zstd_safe::find_frame_compressed_size(frames).map_err(|_| fault)?;
         let (frame, rest) = frames.split_at_checked(frame_length).ok_or(fault)?;
-        let room = length - output.len();
+        let room = length - done;
         if let Ok(Some(content)) = zstd_safe::get_frame_content_size(frame)
             && (room as u64) < content
         {
             return Err(GOES_ON);
         }
-        // As a rule there is one frame, and its bytes stay where they are.
-        let mut bytes = Vec::with_capacity(room);
-        context.decompress(&mut bytes, frame).map_err(|_| BROKEN)?;
-        match output.is_empty() {
-            true => output = bytes,
-            false => output.append(&mut bytes),
+        // As a rule there is one frame, and nobody clears the memory before it.
+        let written = match done {
+            0 => context.decompress(&mut output, frame),
+            _ => {
+                output.resize(length, 0);
+                context.decompress(&mut output[done..], frame)
+            }
+        };
+        let written = written.map_err(|_| BROKEN)?;
+        // The memory may have more room than the cluster.
+        if room < written {
+            return Err(BROKEN);
         }
+        done += written;
         frames = rest;
     }
     Ok(output)
@@ -131,8 +140,9 @@ mod tests {
         ] {
             stream.extend([0xa5; 600]);
             let decompressor = Decompressor::new(kind, 4096);
-            for _ in 0..3 {
-                assert_eq!(*decompressor.decompress(&stream).unwrap(), cluster());
+            // Whatever the memory was used for before.
+            for output in [vec![], vec![7; 4096], vec![7; 10], vec![7; 10_000]] {
+                assert_eq!(*decompressor.decompress(&stream, output).unwrap(), cluster());
             }
         }
     }
@@ -141,7 +151,7 @@ mod tests {
     fn a_deflate_stream_longer_than_the_cluster_gives_its_first_cluster() {
         let long = [cluster(), cluster()].concat();
         let decompressor = Decompressor::new(CompressionType::Zlib, 4096);
-        assert_eq!(*decompressor.decompress(&deflated(&long)).unwrap(), cluster());
+        assert_eq!(*decompressor.decompress(&deflated(&long), Vec::new()).unwrap(), cluster());
     }
 
     #[test]
@@ -150,9 +160,17 @@ mod tests {
         let mut stream = zstd::bulk::compress(&bytes[..1000], 3).unwrap();
         stream.extend(zstd::bulk::compress(&bytes[1000..], 3).unwrap());
         let decompressor = Decompressor::new(CompressionType::Zstd, 4096);
-        assert_eq!(*decompressor.decompress(&stream).unwrap(), bytes);
-        let long = zstd::bulk::compress(&[bytes.clone(), bytes].concat(), 3).unwrap();
-        assert_eq!(decompressor.decompress(&long), Err(GOES_ON));
+        for output in [vec![], vec![7; 4096]] {
+            assert_eq!(*decompressor.decompress(&stream, output).unwrap(), bytes);
+        }
+        // One that says its length, and one that does not.
+        let long = [bytes.clone(), bytes].concat();
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.write_all(&long).unwrap();
+        let silent = encoder.finish().unwrap();
+        assert_eq!(decompressor.decompress(&silent, vec![7; 10_000]), Err(BROKEN));
+        let long = zstd::bulk::compress(&long, 3).unwrap();
+        assert_eq!(decompressor.decompress(&long, Vec::new()), Err(GOES_ON));
     }
 
     #[test]
@@ -160,17 +178,17 @@ mod tests {
         // Magic, no content size, a window of 128 MiB, one last run-length block of 4096 bytes.
         let stream = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 0x03, 0x80, 0x00, 7];
         let decompressor = Decompressor::new(CompressionType::Zstd, 4096);
-        assert_eq!(*decompressor.decompress(&stream).unwrap(), [7; 4096]);
+        assert_eq!(*decompressor.decompress(&stream, Vec::new()).unwrap(), [7; 4096]);
     }
 
     #[test]
     fn short_and_damaged_streams_are_errors() {
         let zlib = Decompressor::new(CompressionType::Zlib, 4096);
-        assert_eq!(zlib.decompress(&deflated(&cluster()[..4095])), Err(ENDS_EARLY));
-        assert_eq!(zlib.decompress(&[0xff; 700]), Err(BROKEN));
+        assert_eq!(zlib.decompress(&deflated(&cluster()[..4095]), Vec::new()), Err(ENDS_EARLY));
+        assert_eq!(zlib.decompress(&[0xff; 700], Vec::new()), Err(BROKEN));
         let zstd = Decompressor::new(CompressionType::Zstd, 4096);
         let stream = zstd::bulk::compress(&cluster()[..100], 3).unwrap();
-        assert!(zstd.decompress(&stream).is_err());
-        assert_eq!(zstd.decompress(&[0xff; 700]), Err(BROKEN));
+        assert!(zstd.decompress(&stream, Vec::new()).is_err());
+        assert_eq!(zstd.decompress(&[0xff; 700], Vec::new()), Err(BROKEN));
     }
 }
