@@ -261,7 +261,7 @@ fn memory() -> Group {
     let mut group = Group::new(vec![row("memory", title, Unit::Mebibytes, 1.0)]);
     group.repeat_max = 3;
     group.prepare = Box::new(|fixtures| warm(&fixtures.huge()?));
-    let mebibytes = |finished: process::Finished| vec![finished.memory as f64 / f64::from(1 << 20)];
+    let mebibytes = |bytes: u64| vec![bytes as f64 / f64::from(1 << 20)];
     group.leave_out(Contender::Raw, "holds no tables");
     group.add(Contender::Qemu, move |fixtures| {
         let huge = fixtures.huge()?.to_string_lossy().into_owned();
@@ -269,14 +269,14 @@ fn memory() -> Group {
         let text = format!("bench -f qcow2 -t writeback -i io_uring -s 4096 -d 32 -S {step}");
         let mut arguments = words(&text);
         arguments.extend(["-c".to_owned(), "300000".to_owned(), huge]);
-        Ok(mebibytes(process::run(&fixtures.qemu_img, &arguments)?))
+        Ok(mebibytes(process::peak_memory(&fixtures.qemu_img, &arguments)?))
     });
     group.leave_out(Contender::Imago, "its cache has a fixed size of 128 tables, 8 MiB");
     group.leave_out(Contender::Qcow2Rs, "its caches are sized by the image's slices");
     group.add(Contender::Cowl, move |fixtures| {
         let huge = fixtures.huge()?.to_string_lossy().into_owned();
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
-        Ok(mebibytes(process::run(&own, &["--child-read".to_owned(), huge])?))
+        Ok(mebibytes(process::peak_memory(&own, &["--child-read".to_owned(), huge])?))
     });
     group
 }

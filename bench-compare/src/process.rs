@@ -11,8 +11,6 @@ use crate::sys;
 pub(crate) struct Finished {
     pub(crate) wall: Duration,
     pub(crate) cpu: Duration,
-    /// The most memory it held at once, in bytes.
-    pub(crate) memory: u64,
     pub(crate) output: String,
 }
 
@@ -42,7 +40,37 @@ pub(crate) fn run<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> Result<Fi
     if status != 0 {
         return Err(format!("{} failed with status {status:#x}: {errors}", described()));
     }
-    Ok(Finished { wall, cpu: usage.cpu, memory: usage.memory, output })
+    Ok(Finished { wall, cpu: usage.cpu, output })
+}
+
+/// Runs a program to its end, and gives the most memory that it held at once, in bytes.
+///
+/// The kernel's figure for a child that has ended starts with what its parent held; so the program
+/// is looked at while it runs.
+pub(crate) fn peak_memory<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> Result<u64, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    sys::deepen_stack(&mut command);
+    let failed = |error: std::io::Error| format!("{}: {error}", program.display());
+    let mut child = command.spawn().map_err(failed)?;
+    let mut peak = None;
+    loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) if status.success() => break,
+            Some(status) => return Err(format!("{} failed with {status}", program.display())),
+            // It only grows; the last look counts, as the first ones may come before the program.
+            None => peak = high_water(child.id()).or(peak),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    peak.ok_or_else(|| format!("{} ended before its memory was seen", program.display()))
+}
+
+fn high_water(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// Processor time of a running process so far, all its threads included.

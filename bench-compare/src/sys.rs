@@ -14,8 +14,6 @@ use io_uring::{IoUring, opcode, types};
 /// What a process took.
 pub(crate) struct Usage {
     pub(crate) cpu: Duration,
-    /// The most memory it held at once, in bytes.
-    pub(crate) memory: u64,
 }
 
 impl Usage {
@@ -26,7 +24,6 @@ impl Usage {
         };
         Self {
             cpu: time(usage.ru_utime) + time(usage.ru_stime),
-            memory: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
         }
     }
 
