@@ -22,9 +22,7 @@ impl Usage {
             let seconds = u64::try_from(value.tv_sec).unwrap_or(0);
             Duration::from_secs(seconds) + Duration::from_micros(value.tv_usec.unsigned_abs())
         };
-        Self {
-            cpu: time(usage.ru_utime) + time(usage.ru_stime),
-        }
+        Self { cpu: time(usage.ru_utime) + time(usage.ru_stime) }
     }
 
     /// Of this process so far, all threads and kernel workers included.
