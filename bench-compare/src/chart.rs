@@ -27,11 +27,11 @@ const FIGURES_WIDTH: i32 = 70;
 const LEAST: f64 = 0.25;
 const MOST: f64 = 16.0;
 
-const GRAY: RGBColor = RGBColor(140, 140, 140);
-const MET: RGBColor = RGBColor(46, 125, 80);
-const MISSED: RGBColor = RGBColor(192, 57, 43);
+pub(crate) const GRAY: RGBColor = RGBColor(140, 140, 140);
+pub(crate) const MET: RGBColor = RGBColor(46, 125, 80);
+pub(crate) const MISSED: RGBColor = RGBColor(192, 57, 43);
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws `stripes` from top to bottom.
 pub(crate) fn draw(path: &Path, stripes: &[Stripe]) -> Result<(), String> {

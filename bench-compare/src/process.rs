@@ -59,15 +59,16 @@ pub(crate) fn peak_memory<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> R
             Some(status) if status.success() => break,
             Some(status) => return Err(format!("{} failed with {status}", program.display())),
             // It only grows; the last look counts, as the first ones may come before the program.
-            None => peak = high_water(child.id()).or(peak),
+            None => peak = high_water(&child.id().to_string()).or(peak),
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     peak.ok_or_else(|| format!("{} ended before its memory was seen", program.display()))
 }
 
-fn high_water(id: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+/// The most memory of a process so far, in bytes: of one by its number, or of this one, `self`.
+pub(crate) fn high_water(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)

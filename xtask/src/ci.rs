@@ -27,6 +27,9 @@ fn run_docs() -> Result<(), String> {
 /// Runs every step; stops at the first that fails.
 fn run_steps() -> Result<(), String> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
+    for manifest in leaf_manifests() {
+        run(cargo().args(["fmt", "--manifest-path", &manifest, "--check"]))?;
+    }
     tidy::run()?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run_all_tests()?;
@@ -40,17 +43,21 @@ fn run_steps() -> Result<(), String> {
     Ok(())
 }
 
-/// Folders outside the workspace must go on compiling, in the project's format. The bodies of
-/// `bench` run a few times each, since a benchmark that does nothing compiles as well.
+const BENCH: &str = "bench/Cargo.toml";
+
+/// The manifests of the folders outside the workspace that are there.
+fn leaf_manifests() -> impl Iterator<Item = String> {
+    let all = ["fuzz/Cargo.toml", "bench-compare/Cargo.toml", BENCH];
+    let is_there = |manifest: &&str| crate::command::root().join(manifest).is_file();
+    all.into_iter().filter(is_there).map(str::to_owned)
+}
+
+/// They must go on compiling. The bodies of `bench` run a few times each, since a benchmark that
+/// does nothing compiles as well.
 fn check_leaves() -> Result<(), String> {
-    for leaf in ["fuzz", "bench-compare", "bench"] {
-        let manifest = format!("{leaf}/Cargo.toml");
-        if !crate::command::root().join(&manifest).is_file() {
-            continue;
-        }
-        run(cargo().args(["fmt", "--manifest-path", &manifest, "--check"]))?;
+    for manifest in leaf_manifests() {
         let place = ["--manifest-path", &manifest, "--target-dir", "target/leaves"];
-        if leaf != "bench" {
+        if manifest != BENCH {
             run(cargo().arg("check").args(place))?;
             continue;
         }

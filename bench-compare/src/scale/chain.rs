@@ -4,15 +4,14 @@
 
 use std::path::PathBuf;
 
-use cowl::{ByteCount, Disk, OpenOptions, Preallocation};
-use cowl_qcow2::CreateOptions;
+use cowl::{Disk, OpenOptions, Preallocation};
 use cowl_storage::Durability;
 
 use crate::fixtures::{Folder, warm};
 use crate::offsets::Offsets;
 use crate::scale::Bench;
 use crate::scale::curve::{Curve, Plot};
-use crate::scale::images::{GIB, KIB, MIB, create, fill, once, with_data, words};
+use crate::scale::images::{GIB, KIB, MIB, create, fill, once, overlay_options, with_data, words};
 use crate::scale::opening;
 use crate::scale::size::time_of_read;
 
@@ -38,12 +37,7 @@ fn top(folder: &Folder, depth: u64) -> Result<PathBuf, String> {
     for level in 2..=depth {
         let name = format!("chain-{level:03}.qcow2");
         below = once(folder, &name, |path| {
-            let name = below.file_name().expect("it is a file").as_encoded_bytes();
-            let options = CreateOptions {
-                backing: Some(name.to_vec()),
-                backing_format: Some(b"qcow2".to_vec()),
-                ..CreateOptions::new(ByteCount::new(GIB))
-            };
+            let options = overlay_options(&below, GIB);
             create(path, &options, Preallocation::Off, Durability::Unsafe)?;
             fill(path, own_start(level), OWN_BYTES)
         })?;

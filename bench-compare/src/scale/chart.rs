@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use crate::chart::{Area, GRAY, MET, MISSED};
 use crate::scale::curve::{Curve, Plot};
 
 const COLUMNS: usize = 3;
@@ -16,12 +16,8 @@ const TOP: i32 = 46;
 const BOTTOM: i32 = 26;
 const SIDE: i32 = 22;
 
-const GRAY: RGBColor = RGBColor(140, 140, 140);
 const PLAIN: RGBColor = RGBColor(60, 90, 140);
-const KEPT: RGBColor = RGBColor(46, 125, 80);
-const BROKEN: RGBColor = RGBColor(192, 57, 43);
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Failed = DrawingAreaErrorKind<std::io::Error>;
 
 /// Draws a chart for each curve of `plots`.
@@ -48,8 +44,8 @@ fn paint(
     let text = |size: i32, color: &RGBColor| ("sans-serif", size).into_font().color(color);
     let color = match curve.is_kept() {
         None => PLAIN,
-        Some(true) => KEPT,
-        Some(false) => BROKEN,
+        Some(true) => MET,
+        Some(false) => MISSED,
     };
     let count = plot.labels.len();
     let values: Vec<f64> = (0..count).map(|point| curve.value(point)).collect();

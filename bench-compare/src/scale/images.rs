@@ -79,6 +79,16 @@ pub(crate) fn sparse(folder: &Folder, size: u64) -> Result<PathBuf, String> {
     })
 }
 
+/// Options of an overlay of `size` over an image in the same folder.
+pub(crate) fn overlay_options(below: &Path, size: u64) -> CreateOptions {
+    let name = below.file_name().expect("it is a file").as_encoded_bytes();
+    CreateOptions {
+        backing: Some(name.to_vec()),
+        backing_format: Some(b"qcow2".to_vec()),
+        ..CreateOptions::new(ByteCount::new(size))
+    }
+}
+
 /// A disk of `size` with all of its tables and no data.
 pub(crate) fn tables_only(folder: &Folder, size: u64) -> Result<PathBuf, String> {
     once(folder, &format!("tables-{size}.qcow2"), |path| {

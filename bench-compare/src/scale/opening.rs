@@ -11,7 +11,7 @@ use std::time::Instant;
 use cowl::{Disk, OpenOptions, Sharing, WorkerPool};
 
 use crate::process;
-use crate::scale::images::words;
+use crate::scale::images::{MIB, words};
 
 /// Opens of one sample: one alone is too short for the clock of a busy machine.
 const OPENS: usize = 15;
@@ -76,7 +76,8 @@ fn as_child(errand: impl FnOnce() -> Result<(), String>) -> ExitCode {
     let start = Instant::now();
     let done = errand().and_then(|()| {
         let time = start.elapsed().as_secs_f64() * 1e6;
-        println!("{} {time}", memory_peak()?);
+        let peak = process::high_water("self").ok_or("this process cannot see its memory")?;
+        println!("{} {time}", peak as f64 / MIB as f64);
         Ok(())
     });
     match done {
@@ -86,12 +87,4 @@ fn as_child(errand: impl FnOnce() -> Result<(), String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The most memory of this process so far, in MiB.
-fn memory_peak() -> Result<f64, String> {
-    let text = std::fs::read_to_string("/proc/self/status").map_err(words)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kib.map(|kib| kib / 1024.0).ok_or_else(|| "no VmHWM in /proc/self/status".to_owned())
 }

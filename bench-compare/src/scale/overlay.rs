@@ -5,14 +5,13 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use cowl::{ByteCount, Preallocation};
-use cowl_qcow2::CreateOptions;
+use cowl::Preallocation;
 use cowl_storage::Durability;
 
 use crate::measure::median;
 use crate::scale::Bench;
 use crate::scale::curve::{Bound, Curve, Limit, Plot, Unit};
-use crate::scale::images::{create, size_text, sparse, words};
+use crate::scale::images::{create, overlay_options, size_text, sparse, words};
 use crate::scale::size::SIZES;
 
 /// Overlays of one sample.
@@ -39,12 +38,7 @@ pub(crate) fn overlay(bench: &Bench<'_>) -> Result<Plot, String> {
     let target = bench.folder.path("overlay.qcow2");
     plot.measure(bench.options.repeat, &SIZES, |size| {
         let base = sparse(&bench.folder, size)?;
-        let name = base.file_name().expect("it is a file").as_encoded_bytes();
-        let options = CreateOptions {
-            backing: Some(name.to_vec()),
-            backing_format: Some(b"qcow2".to_vec()),
-            ..CreateOptions::new(ByteCount::new(size))
-        };
+        let options = overlay_options(&base, size);
         let make = |durability| {
             timed(&target, || create(&target, &options, Preallocation::Off, durability))
         };

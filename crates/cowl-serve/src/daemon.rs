@@ -20,7 +20,7 @@ use rustix::process::umask;
 use crate::control::{self, Additions};
 use crate::disk::{DiskRef, ServedDisk};
 use crate::error::ServeError;
-use crate::export::{Bitmaps, ExportOptions, is_locked, is_same_file};
+use crate::export::{Bitmaps, ExportOptions, explain_lock, is_same_file};
 use crate::files::Files;
 use crate::http::MetricsListener;
 use crate::keeper::Keeper;
@@ -232,13 +232,8 @@ async fn open_for_all(
         options.is_same_image(other) && other.open.access != Access::ReadOnly
     };
     let disk = all.iter().find(writes).unwrap_or(options).open().await;
-    let is_ours = opened.iter().any(|(known, ..)| is_same_file(&known.path, &options.path));
-    disk.map_err(|error| match error {
-        ServeError::Open { path, source } if is_ours && is_locked(&source) => {
-            ServeError::OpenAlready { path }
-        }
-        other => other,
-    })
+    let is_ours = |path: &Path| opened.iter().any(|(known, ..)| is_same_file(&known.path, path));
+    disk.map_err(|error| explain_lock(error, is_ours))
 }
 
 fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {

@@ -1,6 +1,5 @@
 //! What is asked for: an image, what of it is shown, under which name and rules.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use cowl_storage::UringStorage;
 
 use crate::disk::{DiskRef, Rules};
 use crate::error::{ServeError, TEXT_MAX};
+use crate::file_identity::FileIdentity;
 use crate::overlay;
 
 /// How long a process that was killed may hold its locks.
@@ -198,14 +198,21 @@ impl ExportOptions {
 
 /// Whether both paths lead to one file. A path that leads nowhere is only like itself.
 pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
+    let identity = FileIdentity::at;
     one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
+/// Says of a lock in the way that it is this daemon's own, where that is so.
+pub(crate) fn explain_lock(error: ServeError, is_ours: impl FnOnce(&Path) -> bool) -> ServeError {
+    match error {
+        ServeError::Open { path, source } if is_locked(&source) && is_ours(&path) => {
+            ServeError::OpenAlready { path }
+        }
+        other => other,
+    }
+}
+
 /// Whether the image is open already, here or elsewhere.
-pub(crate) fn is_locked(error: &cowl::Error) -> bool {
+fn is_locked(error: &cowl::Error) -> bool {
     matches!(error, cowl::Error::Storage(error) if error.lock_conflict().is_some())
 }

@@ -15,7 +15,7 @@ use futures_util::future::select;
 use crate::daemon::Until;
 use crate::disk::{DiskRef, OpenDisk};
 use crate::error::ServeError;
-use crate::export::{ExportOptions, is_locked, is_same_file};
+use crate::export::{ExportOptions, explain_lock, is_same_file};
 use crate::table::{ExportTable, Ground};
 
 /// At this pace tables that wait are made durable: nothing waits for longer than twice that.
@@ -71,13 +71,8 @@ impl Keeper {
 
     /// Shows a new export to clients.
     pub(crate) async fn add(&self, options: ExportOptions) -> Result<(), ServeError> {
-        let path = options.path.clone();
-        let ground = self.table.ground(&options).await.map_err(|error| match error {
-            ServeError::Open { source, .. } if is_locked(&source) && self.has_open(&path) => {
-                ServeError::OpenAlready { path: path.clone() }
-            }
-            other => other,
-        })?;
+        let ground = self.table.ground(&options).await;
+        let ground = ground.map_err(|error| explain_lock(error, |path| self.has_open(path)))?;
         let disk = ground.disk().clone();
         let bitmaps = options.read_bitmaps(&disk).await?;
         let added = self.table.add(options, disk.clone(), bitmaps);

@@ -1,9 +1,10 @@
 //! Files that a daemon makes and that go when it ends: sockets, the pid file.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::file_identity::FileIdentity;
 
 /// A list of such files, each as it was when it was made: what somebody else has put in its place
 /// since is left alone. Clones are the same list.
@@ -15,24 +16,23 @@ pub struct Leftovers {
 #[derive(Debug)]
 struct Leftover {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    identity: FileIdentity,
 }
 
 impl Leftovers {
     /// Adds a file that was just made. One that is gone already needs no removal.
     pub fn add(&self, path: &Path) {
         if let Ok(metadata) = std::fs::symlink_metadata(path) {
-            let (device, inode) = (metadata.dev(), metadata.ino());
-            self.lock().push(Leftover { path: path.to_owned(), device, inode });
+            let identity = FileIdentity::of(&metadata);
+            self.lock().push(Leftover { path: path.to_owned(), identity });
         }
     }
 
     /// Removes all of them; the list is empty then.
     pub fn remove(&self) {
-        for Leftover { path, device, inode } in self.lock().drain(..) {
+        for Leftover { path, identity } in self.lock().drain(..) {
             let is_ours = std::fs::symlink_metadata(&path)
-                .is_ok_and(|metadata| metadata.dev() == device && metadata.ino() == inode);
+                .is_ok_and(|metadata| FileIdentity::of(&metadata) == identity);
             if !is_ours {
                 continue;
             }

@@ -1,11 +1,11 @@
 //! Where the events of a daemon go.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cowl_serve::FileIdentity;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -107,16 +107,10 @@ fn is_an_image(path: &Path) -> Failure {
     Failure::new(Kind::Open, message).about(path)
 }
 
-/// Which file it is, by whatever name.
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
 /// Whether `path` leads to one of `others`.
 pub(crate) fn is_one_of<'a>(path: &Path, others: impl IntoIterator<Item = &'a Path>) -> bool {
-    let of = |path: &Path| std::fs::metadata(path).as_ref().map(identity).ok();
-    let Some(known) = of(path) else { return false };
-    others.into_iter().any(|other| of(other) == Some(known))
+    let Some(known) = FileIdentity::at(path) else { return false };
+    others.into_iter().any(|other| FileIdentity::at(other) == Some(known))
 }
 
 /// A file to which nothing is written before it is released. Clones are the same file.
@@ -141,12 +135,10 @@ impl HeldFile {
     /// Whether another descriptor of this process leads to it.
     fn is_open_elsewhere(&self) -> bool {
         let held = self.lock();
-        let Ok(own) = held.file.metadata() else { return false };
+        let Ok(own) = held.file.metadata().as_ref().map(FileIdentity::of) else { return false };
         let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return false };
-        let same = descriptors.flatten().filter(|entry| {
-            let other = std::fs::metadata(entry.path());
-            other.is_ok_and(|other| identity(&other) == identity(&own))
-        });
+        let same =
+            descriptors.flatten().filter(|entry| FileIdentity::at(&entry.path()) == Some(own));
         1 < same.count()
     }
 
