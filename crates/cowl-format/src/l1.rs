@@ -44,6 +44,7 @@ impl L1Entry {
     }
 
     /// The L2 table it names; `None` when it names none.
+    #[inline]
     pub fn table(self, geometry: Geometry) -> Result<Option<HostOffset>, Corruption> {
         let offset = self.0 & OFFSET_MASK;
         if !geometry.is_cluster_aligned(offset) {

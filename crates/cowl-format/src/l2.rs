@@ -72,6 +72,7 @@ pub(crate) struct EntryContext {
 
 impl L2Entry {
     /// Decodes the entry for the cluster at `guest`.
+    #[inline]
     pub fn decode(
         self,
         guest: GuestOffset,
@@ -115,6 +116,7 @@ impl L2Entry {
             .map_err(|offset| Corruption::CompressedOffset { guest, offset })
     }
 
+    #[inline]
     fn decode_host(
         self,
         guest: GuestOffset,

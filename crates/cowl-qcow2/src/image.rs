@@ -150,6 +150,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// As [`find`](Self::find), as far as tables are in memory: where one is not, the way to it.
+    #[inline]
     pub(crate) fn find_now(
         &self,
         at: GuestOffset,

@@ -32,7 +32,13 @@ impl<S: Blocking> Disk<S> {
     /// Any offset and length within the disk. After an error the content of `buffer` is
     /// unspecified.
     pub fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<(), Error> {
-        Ok(pollster::block_on(self.read_into(GuestOffset::new(at), buffer))?)
+        let at = GuestOffset::new(at);
+        if let Chain::Qcow2(image) = &self.chain
+            && let Some(result) = image.read_now(at, buffer)
+        {
+            return Ok(result.map_err(BlockError::from)?);
+        }
+        Ok(pollster::block_on(self.read_into(at, buffer))?)
     }
 
     /// Writes `bytes` at byte `at` of the disk, on the calling thread. Not durable before

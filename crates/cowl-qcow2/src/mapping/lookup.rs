@@ -40,6 +40,7 @@ impl<S: Storage> Layer<S> {
     }
 
     /// As [`lookup`](Self::lookup), `None` where a slice would have to be loaded.
+    #[inline]
     pub(crate) fn lookup_now(
         &self,
         guest: GuestOffset,
@@ -50,7 +51,17 @@ impl<S: Storage> Layer<S> {
             Top::Table { cluster, is_copied } => (cluster, is_copied),
         };
         let index = self.geometry().l2_index(guest);
-        let hit = self.metadata().l2_peek(cluster, index, |slice| {
+        let metadata = self.metadata();
+        let Some(first) = metadata.l2_peek(cluster, index, |slice| slice.entry(index.get())) else {
+            return Ok(None);
+        };
+        let first = first.expect("the slice holds the entry for the offset");
+        let mut run = self.run_of(first, is_copied, guest)?;
+        if length_max <= run.length {
+            run.length = length_max;
+            return Ok(Some(run));
+        }
+        let hit = metadata.l2_peek(cluster, index, |slice| {
             self.run_in_slice(guest, length_max, is_copied, |index| slice.entry(index))
         });
         hit.transpose()
@@ -71,6 +82,7 @@ impl<S: Storage> Layer<S> {
         self.run_in_slice(guest, length_max, is_copied, |index| slice.entry(index))
     }
 
+    #[inline]
     fn top(&self, guest: GuestOffset, length_max: ByteCount) -> Result<Top, Error> {
         let geometry = self.geometry();
         let index = geometry.l1_index(guest).expect("guest lies within the layer").get() as usize;
@@ -96,6 +108,7 @@ impl<S: Storage> Layer<S> {
     }
 
     /// The run that the entries from `guest` on make; `entry` gives `None` past the slice.
+    #[inline]
     fn run_in_slice(
         &self,
         guest: GuestOffset,
@@ -126,6 +139,7 @@ impl<S: Storage> Layer<S> {
         Ok(run)
     }
 
+    #[inline]
     fn run_of(&self, entry: L2Entry, is_copied: bool, guest: GuestOffset) -> Result<Run, Error> {
         let header = self.header();
         if entry.raw == 0 && entry.bitmap == 0 {

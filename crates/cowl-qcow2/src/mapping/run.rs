@@ -45,6 +45,7 @@ pub struct Run {
 
 impl Run {
     /// The run at `guest` within its own cluster.
+    #[inline]
     pub(crate) fn in_cluster(
         mapping: ClusterMapping,
         is_sole_owner: bool,

@@ -11,7 +11,7 @@ use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_storage::{IoBuffer, Purpose, Storage};
 use futures_util::future::try_join_all;
 
-use crate::cache::DecodedKey;
+use crate::cache::{DecodedCluster, DecodedKey};
 use crate::image::Found;
 use crate::mapping::RunKind;
 use crate::request::Pin;
@@ -63,20 +63,43 @@ impl<S: Storage> Image<S> {
         let _pin = self.pin();
         let first = match self.piece_now(at, buffer.len())? {
             Some(piece) => piece,
-            None => self.piece(at, buffer.len()).await?,
+            None => Box::pin(self.piece(at, buffer.len())).await?,
         };
         if first.length == buffer.len() {
             return self.fill(first.source, buffer).await;
         }
-        let pieces = self.pieces(at, first, buffer.len()).await?;
-        let mut rest = buffer;
-        let fills = pieces.into_iter().map(|piece| {
-            let (head, tail) = std::mem::take(&mut rest).split_at_mut(piece.length);
-            rest = tail;
-            self.fill(piece.source, head)
-        });
-        try_join_all(fills).await?;
-        Ok(())
+        // Boxed, as all that is seldom or far from free: a read is moved about often.
+        Box::pin(self.read_pieces(at, first, buffer)).await
+    }
+
+    /// As [`read_into`](Self::read_into), if there is nothing to wait for, neither a table nor the
+    /// host, and one place has all the bytes. `None` otherwise; `buffer` is unspecified then too.
+    pub fn read_now(&self, at: GuestOffset, buffer: &mut [u8]) -> Option<Result<(), Error>> {
+        if let Err(error) = self.check_range(at, ByteCount::from_usize(buffer.len())) {
+            return Some(Err(error));
+        }
+        if buffer.is_empty() {
+            return Some(Ok(()));
+        }
+        let _pin = self.pin();
+        let piece = match self.piece_now(at, buffer.len()) {
+            Ok(piece) => piece?,
+            Err(error) => return Some(Err(error)),
+        };
+        if piece.length != buffer.len() {
+            return None;
+        }
+        match piece.source {
+            Source::Zero => buffer.fill(0),
+            Source::Host { file, at, purpose } => {
+                return file.try_read(at, buffer, purpose).map(|read| Ok(read.map(drop)?));
+            }
+            Source::Compressed { depth, key, skip } => {
+                self.fill_if_decoded(depth, key, skip, buffer)?;
+            }
+            Source::Base { .. } => return None,
+        }
+        Some(Ok(()))
     }
 
     /// Fills `buffer`, which the request owns, from guest offset `at`: without copying when the
@@ -91,7 +114,7 @@ impl<S: Storage> Image<S> {
             return (Ok(()), buffer);
         }
         let piece = match self.piece_now(at, length) {
-            Ok(None) => self.piece(at, length).await.map(Some),
+            Ok(None) => Box::pin(self.piece(at, length)).await.map(Some),
             known => known,
         };
         match piece {
@@ -108,6 +131,24 @@ impl<S: Storage> Image<S> {
                 (result, buffer)
             }
         }
+    }
+
+    /// Fills `buffer` from several places at once.
+    async fn read_pieces<'a>(
+        &'a self,
+        at: GuestOffset,
+        first: Piece<'a, S>,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let pieces = self.pieces(at, first, buffer.len()).await?;
+        let mut rest = buffer;
+        let fills = pieces.into_iter().map(|piece| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(piece.length);
+            rest = tail;
+            self.fill(piece.source, head)
+        });
+        try_join_all(fills).await?;
+        Ok(())
     }
 
     /// Keeps host clusters from being reused while the request reads them, where they can be.
@@ -143,11 +184,13 @@ impl<S: Storage> Image<S> {
     }
 
     /// The same; `None` where a table has to be loaded first.
+    #[inline]
     fn piece_now(&self, at: GuestOffset, length_max: usize) -> Result<Option<Piece<'_, S>>, Error> {
         let found = self.find_now(at, ByteCount::from_usize(length_max))?;
         Ok(found.ok().map(|found| self.piece_of(at, &found)))
     }
 
+    #[inline]
     fn piece_of(&self, at: GuestOffset, found: &Found) -> Piece<'_, S> {
         let length = found.length.as_usize();
         let depth = found.depth;
@@ -196,14 +239,25 @@ impl<S: Storage> Image<S> {
         skip: usize,
         buffer: &mut [u8],
     ) -> Result<(), Error> {
-        let cache = self.layers()[depth].decoded();
-        let range = skip..skip + buffer.len();
-        let hit = cache.peek(key, |cluster| buffer.copy_from_slice(&cluster.bytes[range.clone()]));
-        if hit.is_none() {
-            let cluster = cache.get_or_insert(key).await?;
-            buffer.copy_from_slice(&cluster.bytes[range]);
+        if self.fill_if_decoded(depth, key, skip, buffer).is_none() {
+            let cache = self.layers()[depth].decoded();
+            let cluster = Box::pin(cache.get_or_insert(key)).await?;
+            buffer.copy_from_slice(&cluster.bytes[skip..skip + buffer.len()]);
         }
         Ok(())
+    }
+
+    /// Fills `buffer` from a cluster that is in memory decoded; `None` when it is not.
+    fn fill_if_decoded(
+        &self,
+        depth: usize,
+        key: DecodedKey,
+        skip: usize,
+        buffer: &mut [u8],
+    ) -> Option<()> {
+        let range = skip..skip + buffer.len();
+        let copy = |cluster: &DecodedCluster| buffer.copy_from_slice(&cluster.bytes[range]);
+        self.layers()[depth].decoded().peek(key, copy)
     }
 }
 
