@@ -1,5 +1,5 @@
-//! The only unsafe code of the crate: what the ring runtime has to be promised about buffers, and
-//! memory that another process shares (`shared`).
+//! The only unsafe code of the crate: what the ring runtime has to be promised about buffers,
+//! memory that another process shares (`shared`), and one system call that no safe crate has.
 //!
 //! The runtime hands memory of an [`IoBuffer`] to the kernel and moves the buffer itself into the
 //! request until the kernel is done. That is sound because moving the buffer does not move its
@@ -10,6 +10,7 @@
 mod shared;
 
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use compio::buf::{IoBuf, IoBufMut, SetLen};
 
@@ -39,4 +40,12 @@ impl SetLen for IoBuffer {
     unsafe fn set_len(&mut self, len: usize) {
         assert!(len <= self.len());
     }
+}
+
+/// Lets the host begin to write back the dirty pages of a file, and waits for none of them.
+pub(crate) fn start_write_back(fd: BorrowedFd<'_>) {
+    // SAFETY: the call takes numbers only, and the file is open for as long as it is borrowed.
+    //
+    // Whatever it says is no outcome of a write: those come with the barrier.
+    let _said = unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }

@@ -64,6 +64,15 @@ impl FileStorage {
         Ok(true)
     }
 
+    /// Lets the host begin to write back what it has of this file in memory, so that a later
+    /// barrier has less to wait for. Promises nothing, and fails in silence: a failed write shows
+    /// at the barrier.
+    pub fn start_write_back(&self) {
+        if self.file.kind() != FileKind::Character {
+            crate::sys::start_write_back(self.file.fd());
+        }
+    }
+
     pub(crate) fn into_open_file(self) -> OpenFile {
         self.file
     }

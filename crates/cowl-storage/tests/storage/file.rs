@@ -177,6 +177,19 @@ fn zeroing_past_the_end_extends_and_never_cuts_a_parallel_write_off() {
 }
 
 #[test]
+fn writing_back_early_changes_nothing_and_any_file_will_do() {
+    let content = vec![7; 100_000];
+    let (storage, _scratch) = file_with(&content, NEW);
+    storage.start_write_back();
+    assert_eq!(wait(read(&storage, 0, content.len())).unwrap().0, content);
+    let nothing = FileStorage::open("/dev/null", FileOptions::read_write()).unwrap();
+    nothing.start_write_back();
+    let reader = FileStorage::open("/dev/zero", FileOptions::read_only()).unwrap();
+    reader.start_write_back();
+    assert_eq!(wait(storage.len()).unwrap(), bytes(100_000));
+}
+
+#[test]
 fn discarding_past_the_end_does_not_change_the_length() {
     let (storage, scratch) = file_with(&[7; 5000], NEW);
     wait(storage.discard(at(100), bytes(1 << 30), Purpose::GuestData)).unwrap();

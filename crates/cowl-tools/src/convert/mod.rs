@@ -13,6 +13,7 @@ mod source;
 mod verify;
 mod work_queue;
 mod worker;
+mod write_back;
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -18,6 +18,7 @@ use pollster::block_on;
 use crate::convert::options::{
     ConvertError, ConvertOptions, ExistingTarget, TargetImage, ZeroDetection,
 };
+use crate::convert::write_back::WriteBack;
 use crate::host::{Disk, HostFile, HostFiles};
 use crate::zero::is_zero;
 
@@ -40,6 +41,7 @@ pub(super) struct Sink {
     output: Output,
     /// The external data file, which gets its name together with the image.
     data: Option<Replacement>,
+    write_back: WriteBack,
     size: u64,
 }
 
@@ -99,7 +101,9 @@ impl Sink {
                 Self::start_qcow2(&output, data, create, *preallocation)?
             }
         };
-        Ok(Self { image, output, data, size })
+        let guest_data = data.as_ref().map_or_else(|| output.file(), HostFile::of);
+        let write_back = WriteBack::new(guest_data, options);
+        Ok(Self { image, output, data, write_back, size })
     }
 
     fn start_qcow2(
@@ -182,7 +186,11 @@ impl Sink {
         };
         let length = ByteCount::new(range.end - range.start);
         let (from, to) = (HostOffset::new(at), HostOffset::new(range.start));
-        Ok(file.copy_range(source, from, to, length, Purpose::GuestData)?)
+        let is_copied = file.copy_range(source, from, to, length, Purpose::GuestData)?;
+        if is_copied {
+            self.write_back.advance(length.get());
+        }
+        Ok(is_copied)
     }
 
     /// Stores a chunk without its zeros.
@@ -192,9 +200,10 @@ impl Sink {
         options: &ConvertOptions,
         compressor: Option<&mut Compressor>,
     ) -> Result<(), ConvertError> {
+        let length = chunk.buffer.len() as u64;
         match (&self.image, compressor) {
             (Image::Raw { file, knows_zero, block }, _) => {
-                store_raw(file, chunk, *knows_zero, *block)
+                store_raw(file, chunk, *knows_zero, *block)?;
             }
             (Image::Qcow2 { builder, has_backing, .. }, compressor) => {
                 let chunk = whole_clusters(chunk, builder);
@@ -204,11 +213,13 @@ impl Sink {
                     skip_zeros: options.zeros != ZeroDetection::Off,
                 };
                 match compressor {
-                    Some(compressor) => writer.store_compressed(chunk, compressor),
-                    None => writer.store(chunk),
+                    Some(compressor) => writer.store_compressed(chunk, compressor)?,
+                    None => writer.store(chunk)?,
                 }
             }
         }
+        self.write_back.advance(length);
+        Ok(())
     }
 
     /// Writes what is left: the tables of a qcow2 image, the length of a raw one.
