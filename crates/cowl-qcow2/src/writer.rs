@@ -7,7 +7,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::allocator::{Arenas, Quarantine, RoleMap, Space};
 use crate::flush::{Commits, Edge};
-use crate::request::{Claims, Epochs};
+use crate::request::{Claims, Epochs, Spares};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{AsyncMutex, AsyncMutexGuard, Event, Mutex, OnceCell};
 use crate::{Error, Layer};
@@ -17,6 +17,9 @@ pub(crate) type SpaceGuard<'w> = AsyncMutexGuard<'w, Space>;
 
 /// Locks for making L2 tables; two tables seldom share one.
 const TABLE_LOCKS: usize = 16;
+
+/// Bytes of spare buffers; at least one cluster, whatever its size.
+const FILL_BYTES_MAX: usize = 2 << 20;
 
 /// The changing half of an open image.
 pub(crate) struct Writer<S> {
@@ -28,6 +31,8 @@ pub(crate) struct Writer<S> {
     pub(crate) space: AsyncMutex<Space>,
     pub(crate) commits: Commits,
     pub(crate) counters: Counters,
+    /// Buffers of a cluster each, for what lies around the guest's bytes.
+    pub(crate) fills: Spares<IoBuffer>,
     /// Done before the first change.
     pub(crate) first_write: OnceCell<()>,
     /// Whether marks on bitmaps were written and not made durable.
@@ -68,6 +73,7 @@ const ENOSPC: i32 = 28;
 
 impl<S: Storage> Writer<S> {
     pub(crate) fn new(header: Header, roles: RoleMap, space: Space, is_lazy: bool) -> Self {
+        let cluster_len = header.geometry.cluster_len();
         Self {
             epochs: Epochs::new(),
             claims: Claims::default(),
@@ -77,6 +83,7 @@ impl<S: Storage> Writer<S> {
             space: AsyncMutex::new(space),
             commits: Commits::default(),
             counters: Counters::default(),
+            fills: Spares::new(FILL_BYTES_MAX / cluster_len),
             first_write: OnceCell::new(),
             is_marking: AtomicBool::new(false),
             resizing: AsyncMutex::new(()),

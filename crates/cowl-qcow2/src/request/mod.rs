@@ -6,6 +6,7 @@ mod compressed;
 mod decompress;
 mod discard;
 mod epochs;
+mod fill;
 mod read;
 mod spares;
 mod write;

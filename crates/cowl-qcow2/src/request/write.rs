@@ -19,6 +19,7 @@ use crate::allocator::{ClusterUse, Granted};
 use crate::flush::{After, Edge};
 use crate::mapping::{Change, Run, RunKind};
 use crate::request::Claims;
+use crate::request::fill::Fill;
 use crate::{Error, Image, Layer};
 
 /// A part of a request.
@@ -39,17 +40,6 @@ struct Place<'a, S: Storage> {
     after: After,
     /// Clusters that nothing points to yet; `None` when the entry had them before.
     granted: Option<Granted<'a, S>>,
-}
-
-/// What is written around the guest's bytes, to fill clusters or subclusters.
-struct Fill {
-    /// Everything from here to `end` is valid in the new place afterwards.
-    start: GuestOffset,
-    end: GuestOffset,
-    head: Option<Vec<u8>>,
-    tail: Option<Vec<u8>>,
-    /// Whether all of it, the guest's bytes included, read as zeros before.
-    was_zero: bool,
 }
 
 impl<S: Storage> Image<S> {
@@ -203,7 +193,6 @@ impl<S: Storage> Image<S> {
     ) -> Result<usize, Error> {
         let top = self.top();
         let geometry = top.geometry();
-        let skip = geometry.offset_in_cluster(at);
         if top.header().has_data_file() {
             // There a cluster has but one place. What a dropped request is writing to it, the fill
             // around its bytes included, must not land on top of ours.
@@ -211,8 +200,8 @@ impl<S: Storage> Image<S> {
         }
         let (mut place, room) = top.place_for(at, ByteCount::from_usize(bytes.len()), run).await?;
         let bytes = &bytes[..room.as_usize()];
-        let fill = self.fill_around(at, bytes.len(), run, place.zeroed.is_some()).await?;
-        self.write_filled(&place, skip, bytes, &fill).await?;
+        let mut fill = self.fill_around(at, bytes, run, place.zeroed.is_some()).await?;
+        self.write_filled(&place, at, bytes, &mut fill).await?;
         let barriers = top.metadata().barriers();
         let exposes = match place.zeroed {
             Some(zeroed) if fill.was_zero => zeroed,
@@ -235,95 +224,25 @@ impl<S: Storage> Image<S> {
         Ok(bytes.len())
     }
 
-    /// What has to be written around `length` bytes at `at`, which lie in `run`.
-    async fn fill_around(
-        &self,
-        at: GuestOffset,
-        length: usize,
-        run: &Run,
-        is_zeroed: bool,
-    ) -> Result<Fill, Error> {
-        let geometry = self.top().geometry();
-        let unit = if self.top().copies_whole_clusters(run) {
-            geometry.cluster_size()
-        } else {
-            geometry.subcluster_size()
-        };
-        let bytes_end = at + ByteCount::from_usize(length);
-        let start = GuestOffset::new(at.get() / unit * unit);
-        let end = GuestOffset::new(bytes_end.get().next_multiple_of(unit));
-        // All of it, in the common case: one look is enough then.
-        if self.reads_zero(start, self.kept(start, end)).await? {
-            let zeros = |from: GuestOffset, to: GuestOffset| {
-                (!is_zeroed && from < to).then(|| vec![0; to.since(from).as_usize()])
-            };
-            let (head, tail) = (zeros(start, at), zeros(bytes_end, end));
-            return Ok(Fill { start, end, head, tail, was_zero: true });
-        }
-        let head = self.fill_part(start, at, is_zeroed).await?;
-        let tail = self.fill_part(bytes_end, end, is_zeroed).await?;
-        Ok(Fill { start, end, head, tail, was_zero: false })
-    }
-
-    /// How much of a range is there to be kept: behind the end of the disk there is nothing.
-    fn kept(&self, start: GuestOffset, end: GuestOffset) -> ByteCount {
-        ByteCount::new(end.get().min(self.size().get()).saturating_sub(start.get()))
-    }
-
-    /// The bytes of a part that the guest does not write, if they have to be written.
-    async fn fill_part(
-        &self,
-        start: GuestOffset,
-        end: GuestOffset,
-        is_zeroed: bool,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        let length = end.since(start);
-        if length == ByteCount::ZERO {
-            return Ok(None);
-        }
-        let kept = self.kept(start, end);
-        if self.reads_zero(start, kept).await? {
-            return Ok((!is_zeroed).then(|| vec![0; length.as_usize()]));
-        }
-        let mut bytes = vec![0; length.as_usize()];
-        self.read_into(start, &mut bytes[..kept.as_usize()]).await?;
-        Ok(Some(bytes))
-    }
-
-    /// Whether a range reads as zeros, as far as the mappings tell.
-    pub(super) async fn reads_zero(
-        &self,
-        at: GuestOffset,
-        length: ByteCount,
-    ) -> Result<bool, Error> {
-        let end = at + length;
-        let mut next = at;
-        while next < end {
-            let found = self.find(next, end.since(next)).await?;
-            match found.kind {
-                Some(RunKind::Zero { .. } | RunKind::Unallocated { .. }) => {}
-                _ => return Ok(false),
-            }
-            next = next + found.length;
-        }
-        Ok(true)
-    }
-
+    /// Writes the guest's bytes and what fills the clusters around them, in one I/O.
     async fn write_filled(
         &self,
         place: &Place<'_, S>,
-        skip: ByteCount,
+        at: GuestOffset,
         bytes: &[u8],
-        fill: &Fill,
+        fill: &mut Fill,
     ) -> Result<(), Error> {
-        let head = fill.head.as_deref().unwrap_or_default();
-        let tail = fill.tail.as_deref().unwrap_or_default();
-        let at = HostOffset::new(place.host.get() + skip.get() - head.len() as u64);
-        if head.is_empty() && tail.is_empty() {
-            return self.top().put(at, bytes).await;
-        }
-        let whole = [head, bytes, tail].concat();
-        self.top().put(at, &whole).await
+        let top = self.top();
+        let skip = |at: GuestOffset| {
+            // Where the first cluster begins, and so may lie before the place of its first byte.
+            let cluster = top.geometry().guest_cluster_start(top.geometry().guest_cluster(at));
+            at.since(cluster)
+        };
+        let Some((start, buffer)) = fill.whole.take() else {
+            return top.put(place.host + skip(at), bytes).await;
+        };
+        let buffer = top.put_owned(place.host + skip(start), buffer).await?;
+        self.give_back(buffer)
     }
 }
 
@@ -362,7 +281,7 @@ impl<S: Storage> Layer<S> {
 
     /// Whether a partial write has to bring the rest of the cluster along: it lies in a host
     /// cluster that the new entry will not name.
-    fn copies_whole_clusters(&self, run: &Run) -> bool {
+    pub(super) fn copies_whole_clusters(&self, run: &Run) -> bool {
         match run.kind {
             RunKind::Data { .. } | RunKind::Compressed { .. } => true,
             RunKind::Zero { host } | RunKind::Unallocated { host } => {
@@ -434,6 +353,26 @@ impl<S: Storage> Layer<S> {
         }
         self.metadata().barriers().touch();
         Ok(())
+    }
+
+    /// As [`Self::put`], from memory that the write owns meanwhile.
+    async fn put_owned(&self, at: HostOffset, buffer: IoBuffer) -> Result<IoBuffer, Error> {
+        self.refuse_metadata(at, ByteCount::from_usize(buffer.len())).await?;
+        let file = self.data_file();
+        let buffer = match file.try_write(at, &buffer, Purpose::GuestData) {
+            Some(result) => {
+                result?;
+                buffer
+            }
+            None => {
+                let write = file.write(at, buffer, Purpose::GuestData);
+                let (result, buffer) = self.writer()?.change(write).await;
+                result?;
+                buffer
+            }
+        };
+        self.metadata().barriers().touch();
+        Ok(buffer)
     }
 
     /// Fails for a range that holds metadata: the mapping that led there is wrong, and the image is
