@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cowl::{Access, ByteCount, Caching, Disk, GuestOffset, OpenOptions, Preallocation};
 use cowl_qcow2::{BuilderFiles, CreateOptions};
-use cowl_storage::{Durability, FileStorage, IoBuffer, Replacement};
+use cowl_storage::{Durability, FileStorage, IoBuffer, Replacement, Writeback};
 
 use crate::fixtures::Folder;
 
@@ -52,7 +52,8 @@ pub(crate) fn create(
     preallocation: Preallocation,
     durability: Durability,
 ) -> Result<(), String> {
-    let file: Replacement = Replacement::create(path, Caching::PageCache).map_err(words)?;
+    let file: Replacement =
+        Replacement::create(path, Caching::PageCache, Writeback::ByHost).map_err(words)?;
     let files: BuilderFiles<FileStorage> =
         BuilderFiles { image: Arc::clone(file.file()), data: None };
     pollster::block_on(async {

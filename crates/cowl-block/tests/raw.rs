@@ -8,8 +8,8 @@ use cowl_block::{
 };
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
 use cowl_storage::{
-    Access, Caching, Existence, FaultEffect, FaultRule, FaultStorage, FileKinds, FileOptions,
-    FileStorage, IoBuffer, LockMode, MemoryStorage, Operation, Purpose, Storage,
+    Caching, FaultEffect, FaultRule, FaultStorage, FileOptions, FileStorage, IoBuffer, LockMode,
+    MemoryStorage, Operation, Purpose, Storage,
 };
 use proptest::prelude::*;
 
@@ -172,13 +172,7 @@ fn a_read_only_file_makes_a_read_only_device() {
 
 #[test]
 fn a_full_host_reaches_the_guest_with_its_errno() {
-    let options = FileOptions {
-        access: Access::ReadWrite,
-        existence: Existence::MustExist,
-        caching: Caching::PageCache,
-        kinds: FileKinds::Any,
-        lock: LockMode::None,
-    };
+    let options = FileOptions { lock: LockMode::None, ..FileOptions::read_write() };
     let storage = FileStorage::open("/dev/full", options).unwrap();
     let image = wait(RawImage::open(storage, window(0, 4096))).unwrap();
     let error = write(&image, 0, b"x").unwrap_err();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use cowl::Writeback;
+
 use crate::cache_mode;
 
 /// How to open a disk.
@@ -120,6 +122,11 @@ impl Settings {
 
     pub(crate) fn flushes(&self) -> bool {
         !self.no_flush
+    }
+
+    /// Who never waits for the disk has no reason to hurry it.
+    pub(crate) fn writeback(&self) -> Writeback {
+        if self.no_flush { Writeback::ByHost } else { Writeback::Early }
     }
 
     pub(crate) fn discards(&self) -> bool {

@@ -3,7 +3,9 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use cowl::{Access, Backing, BlockDevice, Disk, Format, OpenOptions, Preallocation, Rings};
+use cowl::{
+    Access, Backing, BlockDevice, Disk, Format, OpenOptions, Preallocation, Rings, Writeback,
+};
 use cowl_qcow2::CreateOptions;
 use cowl_storage::UringStorage;
 use cowl_tools::NewImage;
@@ -40,6 +42,8 @@ pub(crate) async fn open(
     cowl_tools::create(&name, &new).map_err(|error| cannot(error.to_string()))?;
     let with_image = OpenOptions {
         access: Access::ReadWrite,
+        // It is gone when the server is: perhaps the disk never sees it.
+        writeback: Writeback::ByHost,
         format: Some(Format::Qcow2),
         backing: Backing::File {
             path: path.to_owned(),

@@ -16,8 +16,10 @@ mod options;
 mod space;
 mod storage;
 mod transfer;
+mod writeback;
 
 pub(crate) use barrier::Barriers;
 pub(crate) use open_file::{FileKind, OpenFile, join};
 pub use options::{Access, Caching, Existence, FileKinds, FileOptions};
 pub use storage::FileStorage;
+pub use writeback::Writeback;

@@ -21,7 +21,7 @@ mod uring;
 
 pub use buffer::IoBuffer;
 pub use error::{Operation, StorageError};
-pub use file::{Access, Caching, Existence, FileKinds, FileOptions, FileStorage};
+pub use file::{Access, Caching, Existence, FileKinds, FileOptions, FileStorage, Writeback};
 pub use layers::{
     FaultEffect, FaultRule, FaultStorage, ReadOnlyStorage, Trace, TraceRecord, TraceStorage,
 };

@@ -15,7 +15,7 @@ use tempfile::TempPath;
 
 use crate::{
     Access, Caching, Existence, FileKinds, FileOptions, FileStorage, LockMode, Operation, Purpose,
-    Storage, StorageError,
+    Storage, StorageError, Writeback,
 };
 
 /// Temporary names in use by this process, for whoever has to end it in the middle.
@@ -74,7 +74,11 @@ impl Replacement {
     /// link.
     ///
     /// Fails when another process uses what stands there now.
-    pub fn create(target: &Path, caching: Caching) -> Result<Self, StorageError> {
+    pub fn create(
+        target: &Path,
+        caching: Caching,
+        writeback: Writeback,
+    ) -> Result<Self, StorageError> {
         let failed = |source| open_error(target, source);
         // A dangling link or a new name is taken as it is.
         let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
@@ -95,6 +99,7 @@ impl Replacement {
             caching,
             kinds: FileKinds::RegularOnly,
             lock: LockMode::Create,
+            writeback,
         };
         // The mode of any new file: the process' mask takes from it.
         let mut builder = tempfile::Builder::new();
@@ -165,7 +170,7 @@ mod tests {
     use std::fs;
 
     use super::{Durability, Replacement};
-    use crate::{Caching, IoBuffer, Purpose, Storage};
+    use crate::{Caching, IoBuffer, Purpose, Storage, Writeback};
 
     fn write(replacement: &Replacement, bytes: &[u8]) {
         let at = cowl_format::HostOffset::ZERO;
@@ -178,7 +183,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("disk");
         fs::write(&target, "old").unwrap();
-        let replacement = Replacement::create(&target, Caching::PageCache).unwrap();
+        let replacement =
+            Replacement::create(&target, Caching::PageCache, Writeback::ByHost).unwrap();
         write(&replacement, b"new");
         drop(replacement);
         assert_eq!(fs::read(&target).unwrap(), b"old");
@@ -192,7 +198,8 @@ mod tests {
         let target = folder.path().join("disk");
         fs::write(&target, "old").unwrap();
         fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
-        let replacement = Replacement::create(&target, Caching::PageCache).unwrap();
+        let replacement =
+            Replacement::create(&target, Caching::PageCache, Writeback::ByHost).unwrap();
         write(&replacement, b"new");
         pollster::block_on(replacement.commit(Durability::Durable)).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
@@ -204,7 +211,8 @@ mod tests {
     fn unfinished_files_can_be_removed_when_the_process_has_to_end() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("disk");
-        let replacement = Replacement::create(&target, Caching::PageCache).unwrap();
+        let replacement =
+            Replacement::create(&target, Caching::PageCache, Writeback::ByHost).unwrap();
         let unfinished = replacement.temporary_path().to_owned();
         assert!(super::UNFINISHED.lock().unwrap().contains(&unfinished));
         fs::remove_file(&unfinished).unwrap();
@@ -219,7 +227,8 @@ mod tests {
         let (real, link) = (folder.path().join("real"), folder.path().join("link"));
         fs::write(&real, "old").unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let replacement = Replacement::create(&link, Caching::PageCache).unwrap();
+        let replacement =
+            Replacement::create(&link, Caching::PageCache, Writeback::ByHost).unwrap();
         write(&replacement, b"new");
         pollster::block_on(replacement.commit(Durability::Unsafe)).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -228,7 +237,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error_with_its_errno() {
-        let error = Replacement::create("/nowhere/at/all".as_ref(), Caching::PageCache);
+        let error =
+            Replacement::create("/nowhere/at/all".as_ref(), Caching::PageCache, Writeback::ByHost);
         assert_eq!(error.err().unwrap().errno(), 2);
     }
 }

@@ -42,10 +42,12 @@ impl SetLen for IoBuffer {
     }
 }
 
-/// Lets the host begin to write back the dirty pages of a file, and waits for none of them.
-pub(crate) fn start_write_back(fd: BorrowedFd<'_>) {
+/// Lets the host begin to write back dirty pages of a file. Waits for none of them, but for room in
+/// the queue of the device.
+pub(crate) fn start_writeback(fd: BorrowedFd<'_>, at: i64, length: i64) {
     // SAFETY: the call takes numbers only, and the file is open for as long as it is borrowed.
     //
     // Whatever it says is no outcome of a write: those come with the barrier.
-    let _said = unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    let _said =
+        unsafe { libc::sync_file_range(fd.as_raw_fd(), at, length, libc::SYNC_FILE_RANGE_WRITE) };
 }

@@ -24,6 +24,7 @@
 //!   - a dropped write may be carried out wholly, in part or not at all; a dropped barrier is
 //!     always carried out, because a failure that nobody hears of would be taken for success later.
 
+mod background;
 mod ring;
 mod runtime;
 mod storage;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cowl::{ByteCount, Caching};
 use cowl_qcow2::{BuilderFiles, CreateError, CreateOptions, Preallocation};
 use cowl_storage::{
-    Allocation, Durability, FileStorage, Purpose, Replacement, Storage, StorageError,
+    Allocation, Durability, FileStorage, Purpose, Replacement, Storage, StorageError, Writeback,
 };
 use pollster::block_on;
 
@@ -34,7 +34,7 @@ pub enum NewImage {
 pub fn create(target: &Path, image: &NewImage) -> Result<(), CreateError> {
     match image {
         NewImage::Raw { size, preallocation } => {
-            let file = Replacement::create(target, Caching::PageCache)?;
+            let file = Replacement::create(target, Caching::PageCache, Writeback::Early)?;
             let size = ByteCount::new(size.get().next_multiple_of(512));
             block_on(allocate_raw(file.file(), size, *preallocation))?;
             Ok(block_on(file.commit(Durability::Durable))?)
@@ -42,8 +42,8 @@ pub fn create(target: &Path, image: &NewImage) -> Result<(), CreateError> {
         NewImage::Qcow2 { options, preallocation } => {
             options.check()?;
             check_data_file(target, options)?;
-            let file = Replacement::create(target, Caching::PageCache)?;
-            let data = data_file(options)?;
+            let file = Replacement::create(target, Caching::PageCache, Writeback::Early)?;
+            let data = data_file(options, Writeback::Early)?;
             let files = BuilderFiles {
                 image: Arc::clone(file.file()),
                 data: data.as_ref().map(|data| Arc::clone(data.file())),
@@ -95,7 +95,10 @@ fn data_file_path(options: &CreateOptions) -> Option<&Path> {
 }
 
 /// A new external data file, if the image shall have one.
-pub(crate) fn data_file(options: &CreateOptions) -> Result<Option<Replacement>, StorageError> {
-    let create = |path| Replacement::create(path, Caching::PageCache);
+pub(crate) fn data_file(
+    options: &CreateOptions,
+    writeback: Writeback,
+) -> Result<Option<Replacement>, StorageError> {
+    let create = |path| Replacement::create(path, Caching::PageCache, writeback);
     data_file_path(options).map(create).transpose()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cowl::{ByteCount, Caching, GuestOffset, HostOffset};
 use cowl_qcow2::{Builder, BuilderFiles, CreateOptions};
-use cowl_storage::{Durability, FileStorage, IoBuffer, Purpose, Replacement, Storage};
+use cowl_storage::{Durability, FileStorage, IoBuffer, Purpose, Replacement, Storage, Writeback};
 use pollster::block_on;
 
 use crate::block_status::{BlockStatuses, disk_size, read_at};
@@ -93,7 +93,7 @@ pub fn dd(
     let length = range.end - range.start;
     progress.total(ByteCount::new(length));
     let size = ByteCount::new(length.next_multiple_of(512));
-    let file = Replacement::create(target, Caching::PageCache)?;
+    let file = Replacement::create(target, Caching::PageCache, Writeback::Early)?;
     let sink = Sink::start(file.file(), kind, size)?;
     copy(source, range, &sink, progress)?;
     if let Sink::Qcow2(builder) = sink {

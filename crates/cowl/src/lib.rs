@@ -34,7 +34,7 @@ pub use cowl_qcow2::{
     LayerStats, Offload, Preallocation,
 };
 pub use cowl_storage::{
-    Access, Allocation, Caching, FileOptions, FileStorage, LockMode, StorageError,
+    Access, Allocation, Caching, FileOptions, FileStorage, LockMode, StorageError, Writeback,
 };
 pub use disk::Disk;
 pub use error::{Error, Refusal};

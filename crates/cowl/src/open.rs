@@ -12,7 +12,7 @@ use cowl_qcow2::{
 };
 use cowl_storage::{
     Access, Caching, FileIdentity, FileKinds, FileOptions, FileStorage, LockMode, Purpose, Storage,
-    StorageError, UringStorage,
+    StorageError, UringStorage, Writeback,
 };
 
 use crate::error::{Error, Refusal};
@@ -66,6 +66,8 @@ pub struct OpenOptions {
     pub sharing: Sharing,
     /// Whether the page cache is used.
     pub caching: Caching,
+    /// When what the top image gets goes to the disk.
+    pub writeback: Writeback,
     /// An internal snapshot to show instead of the current disk, by ID or else by name.
     pub snapshot: Option<String>,
     /// Memory for the caches of each layer.
@@ -88,6 +90,7 @@ impl OpenOptions {
             data_file: None,
             sharing: Sharing::NoWriters,
             caching: Caching::PageCache,
+            writeback: Writeback::Early,
             snapshot: None,
             cache: CacheLimits::STANDARD,
             beyond_end: BeyondEnd::ReadZeros,
@@ -245,8 +248,9 @@ impl<O: StorageOpener> Opening<'_, O> {
             (Sharing::NoWriters, Access::ReadWrite) => LockMode::ReadWrite,
             (Sharing::Anyone, _) => LockMode::ForceShare,
         };
-        let caching = self.options.caching;
-        let options = FileOptions { access, lock, caching, kinds, ..FileOptions::read_only() };
+        let (caching, writeback) = (self.options.caching, self.options.writeback);
+        let options =
+            FileOptions { access, lock, caching, kinds, writeback, ..FileOptions::read_only() };
         self.opener.open(path, options)
     }
 

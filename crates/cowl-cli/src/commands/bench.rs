@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use cowl::{Access, Caching, Format};
+use cowl::{Access, Caching, Format, Writeback};
 use cowl_tools::{
     BENCH_THREADS_MAX, BenchDriver, BenchError, BenchFlush, BenchOptions, BenchOrder, BenchReport,
     BenchTarget, BenchWork,
@@ -192,6 +192,7 @@ struct Options {
     bench: BenchOptions,
     driver: BenchDriver,
     caching: Caching,
+    writeback: Writeback,
     /// Whether only we can say this; then the answer is ours too.
     is_extended: bool,
 }
@@ -311,10 +312,13 @@ impl Typed {
         }
     }
 
+    fn is_unsafe(&self) -> bool {
+        self.cache.is_some_and(|mode| mode.unsafe_flush)
+    }
+
     fn flush(&self) -> Option<BenchFlush> {
-        let is_unsafe = self.cache.is_some_and(|mode| mode.unsafe_flush);
         let flush = BenchFlush { every: self.flush_interval, drain: !self.no_drain };
-        (0 < flush.every && !is_unsafe).then_some(flush)
+        (0 < flush.every && !self.is_unsafe()).then_some(flush)
     }
 }
 
@@ -361,8 +365,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Options, Stop> {
         return Err(could_not_open(&image.given, reason).into());
     }
     let caching = if is_direct { Caching::Direct } else { Caching::PageCache };
+    let writeback = if typed.is_unsafe() { Writeback::ByHost } else { Writeback::Early };
     let is_extended = typed.is_extended();
-    Ok(Options { common: typed.common, image, bench, driver, caching, is_extended })
+    Ok(Options { common: typed.common, image, bench, driver, caching, writeback, is_extended })
 }
 
 /// Every lane has a buffer, and with the plain driver a thread.
@@ -387,6 +392,7 @@ fn run(arguments: Vec<OsString>, session: &Session) -> Result<u8, Stop> {
     let writes = bench.work != BenchWork::Read;
     let open = cowl::OpenOptions {
         access: if writes { Access::ReadWrite } else { Access::ReadOnly },
+        writeback: options.writeback,
         ..disk::options(&options.image, &options.common, None, options.caching)?
     };
     let target = BenchTarget::open(&options.image.path, &open, options.driver)

@@ -73,6 +73,7 @@ impl Device {
             backing: disk::backing(&name.backing),
             sharing: if settings.force_share { Sharing::Anyone } else { Sharing::NoWriters },
             caching: if settings.is_direct() { Caching::Direct } else { Caching::PageCache },
+            writeback: settings.writeback(),
             offload: Some(disk::worker_pool().map_err(|failure| failure.message)?),
             ..base
         };

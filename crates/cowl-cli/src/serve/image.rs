@@ -64,6 +64,7 @@ impl ImageRequest {
             backing: disk::backing(&self.image.backing),
             sharing: if self.settings.force_share { Sharing::Anyone } else { Sharing::NoWriters },
             caching: if self.settings.is_direct() { Caching::Direct } else { Caching::PageCache },
+            writeback: self.settings.writeback(),
             snapshot,
             cache: self.cache,
             ..base(common.untrusted, pool)

@@ -4,6 +4,7 @@
 //! Functions here are the bare operations and return the bare errno; the drivers add what, where
 //! and why.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -15,7 +16,8 @@ use rustix::io::Errno;
 
 use super::direct::Direct;
 use super::space::{self, Refused};
-use super::{Access, Barriers, Caching, Existence, FileKinds, FileOptions, transfer};
+use super::writeback::Progress;
+use super::{Access, Barriers, Caching, Existence, FileKinds, FileOptions, Writeback, transfer};
 use crate::{Capabilities, FileIdentity, IoBuffer, LockMode, Operation, StorageError, lock};
 
 /// What kind of file it is, as far as the operations differ.
@@ -41,6 +43,8 @@ pub(crate) struct OpenFile {
     /// `None` through the page cache.
     pub(super) direct: Option<Direct>,
     pub(super) refused: Refused,
+    /// `None` where the host alone decides when to write back.
+    early: Option<Progress>,
     /// What is locked now.
     lock: Mutex<LockMode>,
     pub(crate) barriers: Barriers,
@@ -86,6 +90,10 @@ impl OpenFile {
             Caching::Direct => Some(Direct::discover(fd.as_fd(), is_block_device)),
         };
         let read_only = options.access == Access::ReadOnly;
+        let is_cached = kind == FileKind::Regular && direct.is_none() && !read_only;
+        let length = u64::try_from(facts.st_size).unwrap_or(0);
+        let early = (is_cached && options.writeback == Writeback::Early)
+            .then(|| Progress::new(if is_emptied(options) { 0 } else { length }));
         let can_discard = kind == FileKind::Regular && !read_only && space::punches(fd.as_fd());
         let capabilities = Capabilities {
             io_alignment: direct.as_ref().map_or(1, |direct| direct.io_alignment),
@@ -106,6 +114,7 @@ impl OpenFile {
             can_discard,
             direct,
             refused: Refused::default(),
+            early,
             lock: Mutex::new(LockMode::None),
             barriers: Barriers::default(),
         })
@@ -201,6 +210,22 @@ impl OpenFile {
         }
         let _alone = direct.gate.write_blocking();
         direct.write_unaligned(self.fd(), at, bytes, self.kind == FileKind::BlockDevice)
+    }
+
+    /// To be told of each write that is done. Returns a range to be handed to
+    /// [`start_writeback`](Self::start_writeback), by whoever may wait a little.
+    #[inline]
+    pub(crate) fn wrote(&self, at: u64, length: usize) -> Option<Range<u64>> {
+        self.early.as_ref()?.wrote(at, length as u64)
+    }
+
+    /// Lets the host begin to write a range to the disk.
+    pub(crate) fn start_writeback(&self, range: &Range<u64>) {
+        let (at, length) = (range.start, range.end - range.start);
+        // Past the largest offset there is nothing.
+        if let (Ok(at), Ok(length)) = (i64::try_from(at), i64::try_from(length)) {
+            crate::sys::start_writeback(self.fd(), at, length);
+        }
     }
 
     /// Fills `buffers` from `at`, through a bounce where needed.
@@ -335,6 +360,10 @@ fn refuse_special(fd: &OwnedFd) -> Result<(), std::io::Error> {
         FileType::Directory => Err(Errno::ISDIR.into()),
         _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")),
     }
+}
+
+fn is_emptied(options: FileOptions) -> bool {
+    options.existence == Existence::CreateOrEmpty
 }
 
 fn kind_of(file_type: FileType) -> Result<FileKind, Errno> {

@@ -2,6 +2,7 @@
 //!
 //! There is no `Default`: which of these is meant decides whether data survives.
 
+use super::Writeback;
 use crate::LockMode;
 
 /// Whether the file may be changed.
@@ -61,6 +62,8 @@ pub struct FileOptions {
     pub kinds: FileKinds,
     /// Which image lock to hold while the file is open.
     pub lock: LockMode,
+    /// When what is written goes to the disk.
+    pub writeback: Writeback,
 }
 
 impl FileOptions {
@@ -73,6 +76,7 @@ impl FileOptions {
             caching: Caching::PageCache,
             kinds: FileKinds::Any,
             lock: LockMode::ReadOnly,
+            writeback: Writeback::ByHost,
         }
     }
 
@@ -85,6 +89,7 @@ impl FileOptions {
             caching: Caching::PageCache,
             kinds: FileKinds::Any,
             lock: LockMode::ReadWrite,
+            writeback: Writeback::ByHost,
         }
     }
 
@@ -97,6 +102,7 @@ impl FileOptions {
             caching: Caching::PageCache,
             kinds: FileKinds::Any,
             lock: LockMode::Create,
+            writeback: Writeback::ByHost,
         }
     }
 

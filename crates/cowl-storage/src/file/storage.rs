@@ -61,16 +61,8 @@ impl FileStorage {
                 }
             }
         }
+        self.wrote(at, length.as_usize());
         Ok(true)
-    }
-
-    /// Lets the host begin to write back what it has of this file in memory, so that a later
-    /// barrier has less to wait for. Promises nothing, and fails in silence: a failed write shows
-    /// at the barrier.
-    pub fn start_write_back(&self) {
-        if self.file.kind() != FileKind::Character {
-            crate::sys::start_write_back(self.file.fd());
-        }
     }
 
     pub(crate) fn into_open_file(self) -> OpenFile {
@@ -102,6 +94,14 @@ impl FileStorage {
 
     fn query_error(&self, errno: Errno) -> StorageError {
         StorageError::new(self.name(), Operation::Query, None, None, errno.into())
+    }
+
+    /// The calling thread is the one that waits in this driver, for everything.
+    #[inline]
+    fn wrote(&self, at: HostOffset, length: usize) {
+        if let Some(range) = self.file.wrote(at.get(), length) {
+            self.file.start_writeback(&range);
+        }
     }
 
     fn barrier_now(&self) -> Result<(), Errno> {
@@ -176,6 +176,7 @@ impl Storage for FileStorage {
     async fn write(&self, at: HostOffset, buffer: IoBuffer, purpose: Purpose) -> IoResult<()> {
         let result = self.file.write_now(at.get(), &buffer);
         let length = buffer.len();
+        self.wrote(at, length);
         (result.map_err(|e| self.error(Operation::Write, purpose, at, length, e)), buffer)
     }
 
@@ -187,6 +188,7 @@ impl Storage for FileStorage {
     ) -> IoResult<(), Vec<IoBuffer>> {
         let result = self.file.write_vectored_now(at.get(), &buffers);
         let length = total_length(&buffers);
+        self.wrote(at, length);
         (result.map_err(|e| self.error(Operation::Write, purpose, at, length, e)), buffers)
     }
 
@@ -217,6 +219,7 @@ impl Storage for FileStorage {
             return None;
         }
         let result = self.file.write_now(at.get(), bytes);
+        self.wrote(at, bytes.len());
         Some(result.map_err(|e| self.error(Operation::Write, purpose, at, bytes.len(), e)))
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cowl_format::{ByteCount, HostOffset};
 use rustix::io::Errno;
 
+use super::background::Background;
 use super::ring::{self, Target};
 use crate::file::{FileKind, OpenFile, join};
 use crate::{
@@ -22,6 +23,7 @@ pub struct UringStorage {
     file: Arc<OpenFile>,
     /// Held for reading by every change that is under way, whether anybody waits for it or not.
     flights: Arc<async_lock::RwLock<()>>,
+    writeback: Background,
 }
 
 impl UringStorage {
@@ -111,6 +113,21 @@ impl UringStorage {
     }
 
     async fn write_any(&self, at: u64, buffer: IoBuffer) -> (io::Result<()>, IoBuffer) {
+        let length = buffer.len();
+        let outcome = self.write_any_untold(at, buffer).await;
+        self.wrote(at, length);
+        outcome
+    }
+
+    /// To be told of each write that is done.
+    #[inline]
+    fn wrote(&self, at: u64, length: usize) {
+        if let Some(range) = self.file.wrote(at, length) {
+            self.writeback.start(&self.file, range);
+        }
+    }
+
+    async fn write_any_untold(&self, at: u64, buffer: IoBuffer) -> (io::Result<()>, IoBuffer) {
         if self.file.takes_at_once(at, buffer.len()) {
             return (self.file.write_now(at, &buffer).map_err(io::Error::from), buffer);
         }
@@ -149,7 +166,8 @@ impl UringStorage {
 
 impl From<FileStorage> for UringStorage {
     fn from(storage: FileStorage) -> Self {
-        Self { file: Arc::new(storage.into_open_file()), flights: Arc::default() }
+        let file = Arc::new(storage.into_open_file());
+        Self { file, flights: Arc::default(), writeback: Background::default() }
     }
 }
 
@@ -238,8 +256,9 @@ impl Storage for UringStorage {
             let target = Target::writing(&self.file, &self.flights).await;
             ring::write_vectored(target, at.get(), buffers).await
         } else {
-            (self.write_any(at.get(), join(&buffers)).await.0, buffers)
+            (self.write_any_untold(at.get(), join(&buffers)).await.0, buffers)
         };
+        self.wrote(at.get(), length);
         let range = (at, ByteCount::from_usize(length));
         let result = result
             .map_err(|source| self.error(Operation::Write, Some(purpose), Some(range), source));
@@ -272,6 +291,7 @@ impl Storage for UringStorage {
             return None;
         }
         let result = self.file.write_now(at.get(), bytes);
+        self.wrote(at.get(), bytes.len());
         let range = (at, ByteCount::from_usize(bytes.len()));
         Some(result.map_err(|errno| {
             self.error(Operation::Write, Some(purpose), Some(range), errno.into())

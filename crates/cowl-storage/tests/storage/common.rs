@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use cowl_format::{ByteCount, HostOffset};
 use cowl_storage::{
     Access, Allocation, Caching, Existence, FileKinds, FileOptions, FileStorage, IoBuffer,
-    LockMode, Purpose, Storage, StorageError, ZeroMode,
+    LockMode, Purpose, Storage, StorageError, Writeback, ZeroMode,
 };
 
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -51,6 +51,7 @@ pub(crate) const NEW: FileOptions = FileOptions {
     caching: Caching::PageCache,
     kinds: FileKinds::Any,
     lock: LockMode::None,
+    writeback: Writeback::Early,
 };
 
 pub(crate) const NEW_DIRECT: FileOptions = FileOptions { caching: Caching::Direct, ..NEW };

@@ -6,8 +6,8 @@ use crate::common::{
     NEW, NEW_DIRECT, Step, at, bytes, file_with, read, scratch, scratch_in, skip, wait, write,
 };
 use cowl_storage::{
-    Access, Caching, Existence, FileKinds, FileOptions, FileStorage, IoBuffer, LockMode, Operation,
-    Purpose, Storage, ZeroMode,
+    Access, Caching, FileOptions, FileStorage, IoBuffer, LockMode, Operation, Purpose, Storage,
+    Writeback, ZeroMode,
 };
 use proptest::prelude::*;
 
@@ -177,16 +177,20 @@ fn zeroing_past_the_end_extends_and_never_cuts_a_parallel_write_off() {
 }
 
 #[test]
-fn writing_back_early_changes_nothing_and_any_file_will_do() {
-    let content = vec![7; 100_000];
-    let (storage, _scratch) = file_with(&content, NEW);
-    storage.start_write_back();
-    assert_eq!(wait(read(&storage, 0, content.len())).unwrap().0, content);
-    let nothing = FileStorage::open("/dev/null", FileOptions::read_write()).unwrap();
-    nothing.start_write_back();
-    let reader = FileStorage::open("/dev/zero", FileOptions::read_only()).unwrap();
-    reader.start_write_back();
-    assert_eq!(wait(storage.len()).unwrap(), bytes(100_000));
+fn what_is_handed_to_the_disk_early_reads_as_before_whatever_the_file_is() {
+    let (storage, _scratch) = file_with(b"", NEW);
+    let length = 5 << 20;
+    let places = (1_u8..9).map(|byte| (byte, u64::from(byte) * (5 << 20)));
+    for (byte, place) in places.clone() {
+        wait(write(&storage, place, &vec![byte; length])).unwrap();
+    }
+    for (byte, place) in places {
+        let (found, _) = wait(read(&storage, place, length)).unwrap();
+        assert!(found.iter().all(|found| *found == byte), "{byte}");
+    }
+    let options = FileOptions { writeback: Writeback::Early, ..FileOptions::read_write() };
+    let nothing = FileStorage::open("/dev/null", options).unwrap();
+    wait(write(&nothing, 0, &vec![1; 32 << 20])).unwrap();
 }
 
 #[test]
@@ -234,13 +238,7 @@ fn errors_say_what_where_and_why() {
 
 #[test]
 fn a_full_device_is_enospc_with_the_range_and_purpose() {
-    let options = FileOptions {
-        access: Access::ReadWrite,
-        existence: Existence::MustExist,
-        caching: Caching::PageCache,
-        kinds: FileKinds::Any,
-        lock: LockMode::None,
-    };
+    let options = FileOptions { lock: LockMode::None, ..FileOptions::read_write() };
     let storage = FileStorage::open("/dev/full", options).unwrap();
     let error = wait(write(&storage, 0x1000, &[1; 512])).unwrap_err();
     assert_eq!(error.errno(), 28);

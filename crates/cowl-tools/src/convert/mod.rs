@@ -13,7 +13,6 @@ mod source;
 mod verify;
 mod work_queue;
 mod worker;
-mod write_back;
 
 use std::path::Path;
 use std::sync::Mutex;

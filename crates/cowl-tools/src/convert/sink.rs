@@ -11,14 +11,13 @@ use cowl_qcow2::{
 };
 use cowl_storage::{
     Allocation, Durability, FileOptions, IoBuffer, LockMode, Purpose, Replacement, Storage,
-    ZeroMode,
+    Writeback, ZeroMode,
 };
 use pollster::block_on;
 
 use crate::convert::options::{
     ConvertError, ConvertOptions, ExistingTarget, TargetImage, ZeroDetection,
 };
-use crate::convert::write_back::WriteBack;
 use crate::host::{Disk, HostFile, HostFiles};
 use crate::zero::is_zero;
 
@@ -41,7 +40,6 @@ pub(super) struct Sink {
     output: Output,
     /// The external data file, which gets its name together with the image.
     data: Option<Replacement>,
-    write_back: WriteBack,
     size: u64,
 }
 
@@ -96,14 +94,12 @@ impl Sink {
                 Image::Raw { file, knows_zero, block }
             }
             TargetImage::Qcow2 { create, preallocation } => {
-                data = crate::create::data_file(create)?;
+                data = crate::create::data_file(create, writeback(options))?;
                 let data = data.as_ref().map(HostFile::of);
                 Self::start_qcow2(&output, data, create, *preallocation)?
             }
         };
-        let guest_data = data.as_ref().map_or_else(|| output.file(), HostFile::of);
-        let write_back = WriteBack::new(guest_data, options);
-        Ok(Self { image, output, data, write_back, size })
+        Ok(Self { image, output, data, size })
     }
 
     fn start_qcow2(
@@ -186,11 +182,7 @@ impl Sink {
         };
         let length = ByteCount::new(range.end - range.start);
         let (from, to) = (HostOffset::new(at), HostOffset::new(range.start));
-        let is_copied = file.copy_range(source, from, to, length, Purpose::GuestData)?;
-        if is_copied {
-            self.write_back.advance(length.get());
-        }
-        Ok(is_copied)
+        Ok(file.copy_range(source, from, to, length, Purpose::GuestData)?)
     }
 
     /// Stores a chunk without its zeros.
@@ -200,10 +192,9 @@ impl Sink {
         options: &ConvertOptions,
         compressor: Option<&mut Compressor>,
     ) -> Result<(), ConvertError> {
-        let length = chunk.buffer.len() as u64;
         match (&self.image, compressor) {
             (Image::Raw { file, knows_zero, block }, _) => {
-                store_raw(file, chunk, *knows_zero, *block)?;
+                store_raw(file, chunk, *knows_zero, *block)
             }
             (Image::Qcow2 { builder, has_backing, .. }, compressor) => {
                 let chunk = whole_clusters(chunk, builder);
@@ -213,13 +204,11 @@ impl Sink {
                     skip_zeros: options.zeros != ZeroDetection::Off,
                 };
                 match compressor {
-                    Some(compressor) => writer.store_compressed(chunk, compressor)?,
-                    None => writer.store(chunk)?,
+                    Some(compressor) => writer.store_compressed(chunk, compressor),
+                    None => writer.store(chunk),
                 }
             }
         }
-        self.write_back.advance(length);
-        Ok(())
     }
 
     /// Writes what is left: the tables of a qcow2 image, the length of a raw one.
@@ -279,6 +268,14 @@ impl Written {
     }
 }
 
+/// Who waits for the disk in the end lets it begin early.
+fn writeback(options: &ConvertOptions) -> Writeback {
+    match options.durability {
+        Durability::Durable => Writeback::Early,
+        Durability::Unsafe => Writeback::ByHost,
+    }
+}
+
 fn open_output(target: &Path, options: &ConvertOptions) -> Result<Output, ConvertError> {
     let is_remote = cowl::remote_uri(target).is_some();
     if is_remote && options.existing == ExistingTarget::Replace {
@@ -286,10 +283,11 @@ fn open_output(target: &Path, options: &ConvertOptions) -> Result<Output, Conver
     }
     let is_device = std::fs::metadata(target).is_ok_and(|metadata| !metadata.is_file());
     if options.existing == ExistingTarget::Replace && !is_device {
-        return Ok(Output::New(Replacement::create(target, options.caching)?));
+        return Ok(Output::New(Replacement::create(target, options.caching, writeback(options))?));
     }
     let file_options = FileOptions {
         caching: options.caching,
+        writeback: writeback(options),
         lock: LockMode::ReadWrite,
         ..FileOptions::read_write()
     };
