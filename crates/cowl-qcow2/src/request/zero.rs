@@ -172,11 +172,20 @@ impl<S: Storage> Image<S> {
     ) -> Result<(), Error> {
         let top = self.top();
         let geometry = top.geometry();
+        let unit = match clear {
+            Clear::Zero(_) => geometry.subcluster_size(),
+            Clear::Discard | Clear::Forget => geometry.cluster_size(),
+        };
         let mut next = start;
         while next < end {
-            let skipped = self.clear_already(next, end, clear).await?;
-            if ByteCount::ZERO < skipped {
-                next = next + skipped;
+            // What lies below may end within a unit of this layer, which is cleared whole.
+            let skipped = next + self.clear_already(next, end, clear).await?;
+            let skipped = match skipped < end {
+                true => GuestOffset::new(skipped.get() / unit * unit),
+                false => end,
+            };
+            if next < skipped {
+                next = skipped;
                 continue;
             }
             let first = geometry.guest_cluster(next);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panic")]
 
 mod barriers;
+mod chains;
 mod concurrent;
 mod crashes;
 mod differential;
