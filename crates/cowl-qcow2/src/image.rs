@@ -14,7 +14,7 @@ use cowl_block::{
 use cowl_format::{ByteCount, GuestOffset};
 use cowl_storage::{IoBuffer, Storage};
 
-use crate::mapping::{Run, RunKind};
+use crate::mapping::{Run, RunKind, Shortcuts};
 use crate::{Error, ImageStats, Layer, Preallocation};
 
 /// An open image with its backing chain.
@@ -23,6 +23,7 @@ use crate::{Error, ImageStats, Layer, Preallocation};
 pub struct Image<S: Storage> {
     layers: Vec<Layer<S>>,
     base: Option<RawImage<S>>,
+    shortcuts: Option<Shortcuts>,
 }
 
 /// A stretch of guest bytes and the first layer that has a say about it.
@@ -67,7 +68,8 @@ impl<S: Storage> Image<S> {
     #[must_use]
     pub fn new(layers: Vec<Layer<S>>, base: Option<RawImage<S>>) -> Self {
         assert!(!layers.is_empty());
-        Self { layers, base }
+        let shortcuts = Shortcuts::new(&layers);
+        Self { layers, base, shortcuts }
     }
 
     /// Size of the disk in bytes.
@@ -151,19 +153,66 @@ impl<S: Storage> Image<S> {
 
     /// As [`find`](Self::find), as far as tables are in memory: where one is not, the way to it.
     #[inline]
-    pub(crate) fn find_now(
+    fn find_now(
         &self,
         at: GuestOffset,
         length_max: ByteCount,
     ) -> Result<Result<Found, Descent>, Error> {
         let mut descent = Descent::new(length_max);
-        while let Some((layer, length)) = self.next_below(&descent, at) {
-            let Some(run) = layer.lookup_now(at, length)? else { return Ok(Err(descent)) };
+        Ok(self.descend_now(&mut descent, at)?.ok_or(descent))
+    }
+
+    /// Goes down as long as tables are in memory; `None` where one is not.
+    #[inline]
+    fn descend_now(&self, descent: &mut Descent, at: GuestOffset) -> Result<Option<Found>, Error> {
+        while let Some((layer, length)) = self.next_below(descent, at) {
+            let Some(run) = layer.lookup_now(at, length)? else { return Ok(None) };
             if let Some(found) = descent.pass(run) {
-                return Ok(Ok(found));
+                return Ok(Some(found));
             }
         }
-        Ok(Ok(self.found_at_end(&descent, at)))
+        Ok(Some(self.found_at_end(descent, at)))
+    }
+
+    /// As [`find`](Self::find), for those who ask what the bytes are and not what else is reserved
+    /// for them.
+    pub(crate) async fn find_bytes(
+        &self,
+        at: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Found, Error> {
+        match self.find_bytes_now(at, length_max)? {
+            Some(found) => Ok(found),
+            None => self.find(at, length_max).await,
+        }
+    }
+
+    /// The same, as far as tables are in memory; `None` where one is not.
+    #[inline]
+    pub(crate) fn find_bytes_now(
+        &self,
+        at: GuestOffset,
+        length_max: ByteCount,
+    ) -> Result<Option<Found>, Error> {
+        let mut descent = Descent::new(length_max);
+        let Some(shortcuts) = &self.shortcuts else { return self.descend_now(&mut descent, at) };
+        let Some(granule) = shortcuts.granule(at, length_max) else {
+            return self.descend_now(&mut descent, at);
+        };
+        let Some((top, length)) = self.next_below(&descent, at) else {
+            return Ok(Some(self.found_at_end(&descent, at)));
+        };
+        let Some(run) = top.lookup_now(at, length)? else { return Ok(None) };
+        if let Some(found) = descent.pass(run) {
+            return Ok(Some(found));
+        }
+        let start = shortcuts.depth(granule);
+        descent.depth = start;
+        let found = self.descend_now(&mut descent, at)?;
+        if found.is_some() && start < descent.depth {
+            shortcuts.remember(granule, descent.depth);
+        }
+        Ok(found)
     }
 
     /// The layer to ask next and about how much; `None` at the end of the way.

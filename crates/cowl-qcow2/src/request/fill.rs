@@ -122,7 +122,7 @@ impl<S: Storage> Image<S> {
         let end = at + length;
         let mut next = at;
         while next < end {
-            let found = self.find(next, end.since(next)).await?;
+            let found = self.find_bytes(next, end.since(next)).await?;
             match found.kind {
                 Some(RunKind::Zero { .. } | RunKind::Unallocated { .. }) => {}
                 _ => return Ok(false),

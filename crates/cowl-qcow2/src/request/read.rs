@@ -179,15 +179,15 @@ impl<S: Storage> Image<S> {
 
     /// The piece at `at`, at most `length_max` bytes.
     async fn piece(&self, at: GuestOffset, length_max: usize) -> Result<Piece<'_, S>, Error> {
-        let found = self.find(at, ByteCount::from_usize(length_max)).await?;
+        let found = self.find_bytes(at, ByteCount::from_usize(length_max)).await?;
         Ok(self.piece_of(at, &found))
     }
 
     /// The same; `None` where a table has to be loaded first.
     #[inline]
     fn piece_now(&self, at: GuestOffset, length_max: usize) -> Result<Option<Piece<'_, S>>, Error> {
-        let found = self.find_now(at, ByteCount::from_usize(length_max))?;
-        Ok(found.ok().map(|found| self.piece_of(at, &found)))
+        let found = self.find_bytes_now(at, ByteCount::from_usize(length_max))?;
+        Ok(found.map(|found| self.piece_of(at, &found)))
     }
 
     #[inline]
