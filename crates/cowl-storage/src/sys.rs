@@ -13,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use compio::buf::{IoBuf, IoBufMut, SetLen};
+use rustix::io::Errno;
 
 pub use self::shared::SharedMemory;
 
@@ -44,10 +45,11 @@ impl SetLen for IoBuffer {
 
 /// Lets the host begin to write back dirty pages of a file. Waits for none of them, but for room in
 /// the queue of the device.
-pub(crate) fn start_writeback(fd: BorrowedFd<'_>, at: i64, length: i64) {
+pub(crate) fn start_writeback(fd: BorrowedFd<'_>, at: i64, length: i64) -> Result<(), Errno> {
+    let flags = libc::SYNC_FILE_RANGE_WRITE;
     // SAFETY: the call takes numbers only, and the file is open for as long as it is borrowed.
-    //
-    // Whatever it says is no outcome of a write: those come with the barrier.
-    let _said =
-        unsafe { libc::sync_file_range(fd.as_raw_fd(), at, length, libc::SYNC_FILE_RANGE_WRITE) };
+    match unsafe { libc::sync_file_range(fd.as_raw_fd(), at, length, flags) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
 }

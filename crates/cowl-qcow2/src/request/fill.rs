@@ -60,9 +60,9 @@ impl<S: Storage> Image<S> {
         let mut buffer = self.take_buffer(to.since(from).as_usize())?;
         let middle = at.since(from).as_usize();
         let behind = middle + bytes.len();
-        if !is_head_zero && !is_tail_zero && bytes.len() <= READ_OVER_MAX {
-            self.read_kept(from, &mut buffer).await?;
-        } else {
+        let reads_over = !is_head_zero && !is_tail_zero && bytes.len() <= READ_OVER_MAX;
+        // What cannot be read may be just what the guest replaces.
+        if !reads_over || self.read_kept(from, &mut buffer).await.is_err() {
             self.fill_part(from, &mut buffer[..middle], is_head_zero).await?;
             self.fill_part(bytes_end, &mut buffer[behind..], is_tail_zero).await?;
         }
@@ -109,8 +109,9 @@ impl<S: Storage> Image<S> {
     /// Reads a part that may go on behind the end of the disk.
     async fn read_kept(&self, at: GuestOffset, part: &mut [u8]) -> Result<(), Error> {
         let kept = self.kept(at, at + ByteCount::from_usize(part.len())).as_usize();
-        part[kept..].fill(0);
-        self.read_into(at, &mut part[..kept]).await
+        let (kept, behind) = part.split_at_mut(kept);
+        behind.fill(0);
+        self.read_unchecked(at, kept).await
     }
 
     /// Whether a range reads as zeros, as far as the mappings tell.

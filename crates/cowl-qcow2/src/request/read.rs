@@ -56,11 +56,22 @@ impl<S: Storage> Image<S> {
     /// Any offset and length within the disk; none needs alignment. After an error the buffer's
     /// content is unspecified. Dropping the future abandons the read.
     pub async fn read_into(&self, at: GuestOffset, buffer: &mut [u8]) -> Result<(), Error> {
+        // First: whoever makes the disk smaller waits for those who saw its old size.
+        let _pin = self.pin();
         self.check_range(at, ByteCount::from_usize(buffer.len()))?;
+        self.read_unchecked(at, buffer).await
+    }
+
+    /// The same for who holds a pin and has looked at the disk's size with it: a disk that shrinks
+    /// meanwhile keeps what lay on it until the pin is dropped.
+    pub(super) async fn read_unchecked(
+        &self,
+        at: GuestOffset,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
         if buffer.is_empty() {
             return Ok(());
         }
-        let _pin = self.pin();
         let first = match self.piece_now(at, buffer.len())? {
             Some(piece) => piece,
             None => Box::pin(self.piece(at, buffer.len())).await?,
@@ -75,13 +86,13 @@ impl<S: Storage> Image<S> {
     /// As [`read_into`](Self::read_into), if there is nothing to wait for, neither a table nor the
     /// host, and one place has all the bytes. `None` otherwise; `buffer` is unspecified then too.
     pub fn read_now(&self, at: GuestOffset, buffer: &mut [u8]) -> Option<Result<(), Error>> {
+        let _pin = self.pin();
         if let Err(error) = self.check_range(at, ByteCount::from_usize(buffer.len())) {
             return Some(Err(error));
         }
         if buffer.is_empty() {
             return Some(Ok(()));
         }
-        let _pin = self.pin();
         let piece = match self.piece_now(at, buffer.len()) {
             Ok(piece) => piece?,
             Err(error) => return Some(Err(error)),

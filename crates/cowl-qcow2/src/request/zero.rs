@@ -178,10 +178,10 @@ impl<S: Storage> Image<S> {
         };
         let mut next = start;
         while next < end {
+            let clear_to = self.clear_up_to(next, end, clear).await?;
             // What lies below may end within a unit of this layer, which is cleared whole.
-            let skipped = next + self.clear_already(next, end, clear).await?;
-            let skipped = match skipped < end {
-                true => GuestOffset::new(skipped.get() / unit * unit),
+            let skipped = match clear_to < end {
+                true => GuestOffset::new(clear_to.get() / unit * unit),
                 false => end,
             };
             if next < skipped {
@@ -202,6 +202,23 @@ impl<S: Storage> Image<S> {
             top.make_room().await?;
         }
         Ok(())
+    }
+
+    /// Where the first byte is that has something to clear.
+    async fn clear_up_to(
+        &self,
+        start: GuestOffset,
+        end: GuestOffset,
+        clear: Clear,
+    ) -> Result<GuestOffset, Error> {
+        let mut next = start;
+        while next < end {
+            match self.clear_already(next, end, clear).await? {
+                ByteCount::ZERO => break,
+                length => next = next + length,
+            }
+        }
+        Ok(next)
     }
 
     /// How many bytes from `at` on have nothing to clear.

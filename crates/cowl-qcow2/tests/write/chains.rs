@@ -9,7 +9,7 @@ use cowl_qcow2::{
     BeyondEnd, BuilderFiles, CacheLimits, CreateOptions, Image, Layer, LayerFiles, LayerOptions,
     Preallocation, create, read_header,
 };
-use cowl_storage::{Access, MemoryStorage};
+use cowl_storage::{Access, MemoryStorage, Storage};
 use pollster::block_on;
 
 use crate::subject::{Noise, TINY};
@@ -144,4 +144,26 @@ fn what_a_search_has_found_is_true_for_its_granule_only() {
             block_on(image.close()).unwrap();
         }
     }
+}
+
+#[test]
+fn giving_up_what_is_not_there_takes_nothing_although_the_disk_ends_within_a_cluster() {
+    let size = (1 << 20) + 512;
+    let file = Arc::new(MemoryStorage::new());
+    let files = BuilderFiles { image: Arc::clone(&file), data: None };
+    let options = CreateOptions::new(ByteCount::new(size));
+    block_on(create(files, &options, Preallocation::Off)).unwrap();
+    let before = block_on(file.len()).unwrap();
+    let chain = Chain {
+        files: vec![Arc::clone(&file)],
+        base: None,
+        model: vec![0; size as usize],
+        limits: TINY,
+        is_coarse: true,
+    };
+    let image = chain.image();
+    block_on(image.discard(GuestOffset::ZERO, ByteCount::new(size))).unwrap();
+    block_on(image.zero(GuestOffset::ZERO, ByteCount::new(size), ZeroRequest::MayUnmap)).unwrap();
+    block_on(image.close()).unwrap();
+    assert_eq!(block_on(file.len()).unwrap(), before);
 }

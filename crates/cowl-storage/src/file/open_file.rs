@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::direct::Direct;
 use super::space::{self, Refused};
-use super::writeback::Progress;
+use super::writeback::Early;
 use super::{Access, Barriers, Caching, Existence, FileKinds, FileOptions, Writeback, transfer};
 use crate::{Capabilities, FileIdentity, IoBuffer, LockMode, Operation, StorageError, lock};
 
@@ -44,7 +44,7 @@ pub(crate) struct OpenFile {
     pub(super) direct: Option<Direct>,
     pub(super) refused: Refused,
     /// `None` where the host alone decides when to write back.
-    early: Option<Progress>,
+    early: Option<Early>,
     /// What is locked now.
     lock: Mutex<LockMode>,
     pub(crate) barriers: Barriers,
@@ -93,7 +93,7 @@ impl OpenFile {
         let is_cached = kind == FileKind::Regular && direct.is_none() && !read_only;
         let length = u64::try_from(facts.st_size).unwrap_or(0);
         let early = (is_cached && options.writeback == Writeback::Early)
-            .then(|| Progress::new(if is_emptied(options) { 0 } else { length }));
+            .then(|| Early::new(if is_emptied(options) { 0 } else { length }));
         let can_discard = kind == FileKind::Regular && !read_only && space::punches(fd.as_fd());
         let capabilities = Capabilities {
             io_alignment: direct.as_ref().map_or(1, |direct| direct.io_alignment),
@@ -221,11 +221,23 @@ impl OpenFile {
 
     /// Lets the host begin to write a range to the disk.
     pub(crate) fn start_writeback(&self, range: &Range<u64>) {
-        let (at, length) = (range.start, range.end - range.start);
-        // Past the largest offset there is nothing.
-        if let (Ok(at), Ok(length)) = (i64::try_from(at), i64::try_from(length)) {
-            crate::sys::start_writeback(self.fd(), at, length);
+        if let Some(early) = &self.early {
+            early.start(self.fd(), range);
         }
+    }
+
+    /// Returns when no [`start_writeback`](Self::start_writeback) is under way: with an error if
+    /// one has lost something, of which a barrier may have seen nothing any more.
+    pub(crate) async fn writeback_outcome(&self) -> Result<(), Errno> {
+        match &self.early {
+            Some(early) => early.outcome().await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Self::writeback_outcome`], on the calling thread.
+    pub(crate) fn writeback_outcome_blocking(&self) -> Result<(), Errno> {
+        self.early.as_ref().map_or(Ok(()), Early::outcome_blocking)
     }
 
     /// Fills `buffers` from `at`, through a bounce where needed.

@@ -61,7 +61,7 @@ impl FileStorage {
                 }
             }
         }
-        self.wrote(at, length.as_usize());
+        self.wrote(at, length.as_usize(), true);
         Ok(true)
     }
 
@@ -98,8 +98,8 @@ impl FileStorage {
 
     /// The calling thread is the one that waits in this driver, for everything.
     #[inline]
-    fn wrote(&self, at: HostOffset, length: usize) {
-        if let Some(range) = self.file.wrote(at.get(), length) {
+    fn wrote(&self, at: HostOffset, length: usize, is_done: bool) {
+        if is_done && let Some(range) = self.file.wrote(at.get(), length) {
             self.file.start_writeback(&range);
         }
     }
@@ -110,7 +110,10 @@ impl FileStorage {
         }
         let arrival = self.file.barriers.arrive();
         match self.file.barriers.turn_blocking(arrival)? {
-            Some(turn) => turn.finish(barrier::fdatasync(self.file.fd())),
+            Some(turn) => {
+                let result = barrier::fdatasync(self.file.fd());
+                turn.finish(result.and_then(|()| self.file.writeback_outcome_blocking()))
+            }
             None => Ok(()),
         }
     }
@@ -176,7 +179,7 @@ impl Storage for FileStorage {
     async fn write(&self, at: HostOffset, buffer: IoBuffer, purpose: Purpose) -> IoResult<()> {
         let result = self.file.write_now(at.get(), &buffer);
         let length = buffer.len();
-        self.wrote(at, length);
+        self.wrote(at, length, result.is_ok());
         (result.map_err(|e| self.error(Operation::Write, purpose, at, length, e)), buffer)
     }
 
@@ -188,7 +191,7 @@ impl Storage for FileStorage {
     ) -> IoResult<(), Vec<IoBuffer>> {
         let result = self.file.write_vectored_now(at.get(), &buffers);
         let length = total_length(&buffers);
-        self.wrote(at, length);
+        self.wrote(at, length, result.is_ok());
         (result.map_err(|e| self.error(Operation::Write, purpose, at, length, e)), buffers)
     }
 
@@ -219,7 +222,7 @@ impl Storage for FileStorage {
             return None;
         }
         let result = self.file.write_now(at.get(), bytes);
-        self.wrote(at, bytes.len());
+        self.wrote(at, bytes.len(), result.is_ok());
         Some(result.map_err(|e| self.error(Operation::Write, purpose, at, bytes.len(), e)))
     }
 

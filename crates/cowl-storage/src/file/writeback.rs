@@ -11,10 +11,17 @@
 //! that was written before are seldom written twice, so they may go once there are enough of them;
 //! the last ones stay back for those who write bit by bit.
 //!
-//! Only a hint: it says nothing about what is durable, and errors show at the barrier.
+//! Only a hint: it says nothing about what is durable. Failed writes show at the barrier. The call
+//! itself may learn of a failure that nobody is told of again, when a file system cannot even begin
+//! and gives the pages up; so the next barrier waits for calls under way, and fails with theirs.
 
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_lock::RwLock;
+use rustix::io::Errno;
 
 /// New bytes that are handed on together: long runs for the disk, and little left for a barrier.
 const STEP: u64 = 16 << 20;
@@ -32,9 +39,67 @@ pub enum Writeback {
     Early,
 }
 
+/// The early write-back of one file.
+#[derive(Debug)]
+pub(super) struct Early {
+    progress: Progress,
+    /// Held for reading by calls under way.
+    calls: RwLock<()>,
+    /// The first failure.
+    lost: OnceLock<Errno>,
+}
+
+impl Early {
+    /// Of a file that has `length` bytes.
+    pub(super) fn new(length: u64) -> Self {
+        let progress = Progress::new(length);
+        Self { progress, calls: RwLock::default(), lost: OnceLock::new() }
+    }
+
+    /// Bytes were written. Returns what is due to be handed on, to one caller each.
+    #[inline]
+    pub(super) fn wrote(&self, at: u64, length: u64) -> Option<Range<u64>> {
+        self.progress.wrote(at, length)
+    }
+
+    /// Hands a range on.
+    pub(super) fn start(&self, fd: BorrowedFd<'_>, range: &Range<u64>) {
+        let (at, length) = (range.start, range.end - range.start);
+        // Past the largest offset there is nothing.
+        let (Ok(at), Ok(length)) = (i64::try_from(at), i64::try_from(length)) else { return };
+        let _call = self.calls.read_blocking();
+        if let Err(errno) = crate::sys::start_writeback(fd, at, length)
+            && loses_pages(errno)
+        {
+            // Only the first one counts.
+            self.lost.set(errno).ok();
+        }
+    }
+
+    /// Waits for calls under way; tells whether any has lost something.
+    pub(super) async fn outcome(&self) -> Result<(), Errno> {
+        drop(self.calls.write().await);
+        self.lost.get().map_or(Ok(()), |errno| Err(*errno))
+    }
+
+    /// As [`Self::outcome`], on the calling thread.
+    pub(super) fn outcome_blocking(&self) -> Result<(), Errno> {
+        drop(self.calls.write_blocking());
+        self.lost.get().map_or(Ok(()), |errno| Err(*errno))
+    }
+}
+
+/// Whether pages may be gone after this error. After the others they are as dirty as before.
+fn loses_pages(errno: Errno) -> bool {
+    !matches!(
+        errno,
+        Errno::INVAL | Errno::SPIPE | Errno::NOSYS | Errno::INTR | Errno::NOMEM | Errno::AGAIN
+    )
+}
+
 /// How far a file was handed on.
 #[derive(Debug)]
-pub(super) struct Progress {
+struct Progress {
     mark: AtomicU64,
     end: AtomicU64,
     /// New bytes since the file was opened.
@@ -42,8 +107,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of a file that has `length` bytes.
-    pub(super) fn new(length: u64) -> Self {
+    fn new(length: u64) -> Self {
         Self {
             mark: AtomicU64::new(length),
             end: AtomicU64::new(length),
@@ -51,8 +115,7 @@ impl Progress {
         }
     }
 
-    /// Bytes were written. Returns what is due to be handed on, to one caller each.
-    pub(super) fn wrote(&self, at: u64, length: u64) -> Option<Range<u64>> {
+    fn wrote(&self, at: u64, length: u64) -> Option<Range<u64>> {
         let end = at.saturating_add(length);
         if end <= self.mark.load(Ordering::Relaxed) {
             return None;
@@ -70,7 +133,9 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::{BACK, Progress, STEP};
+    use rustix::io::Errno;
+
+    use super::{BACK, Early, Progress, STEP};
 
     #[test]
     fn new_bytes_are_handed_on_once_and_old_ones_never() {
@@ -97,5 +162,17 @@ mod tests {
     #[test]
     fn the_last_offset_is_none_too_many() {
         assert_eq!(Progress::new(0).wrote(u64::MAX - 1, 10), None);
+    }
+
+    #[test]
+    fn a_barrier_hears_of_what_a_call_has_lost() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let early = Early::new(0);
+        // A pipe cannot be written back: nothing is lost by that.
+        early.start(std::os::fd::AsFd::as_fd(&reader), &(0..1));
+        assert_eq!(early.outcome_blocking(), Ok(()));
+        early.lost.set(Errno::NOSPC).unwrap();
+        assert_eq!(early.outcome_blocking(), Err(Errno::NOSPC));
+        assert_eq!(pollster::block_on(early.outcome()), Err(Errno::NOSPC));
     }
 }

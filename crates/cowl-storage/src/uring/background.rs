@@ -45,14 +45,24 @@ impl Background {
         drop(state);
         // A file that is closed before the worker comes to it is none of its business any more.
         let (file, queue) = (Arc::downgrade(file), Arc::clone(&self.queue));
+        let turn = Turn(queue);
         let work = move || {
-            let _until_done = queue.in_use.read_blocking();
+            let _until_done = turn.0.in_use.read_blocking();
             let Some(file) = file.upgrade() else { return };
-            while let Some(range) = queue.next() {
+            while let Some(range) = turn.0.next() {
                 file.start_writeback(&range);
             }
         };
         compio::runtime::spawn_blocking(work).detach();
+    }
+}
+
+/// The one worker, from when it was asked for: a runtime that ends may never run it.
+struct Turn(Arc<Queue>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.state().has_worker = false;
     }
 }
 
@@ -61,12 +71,9 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next range for the worker; `None` ends it.
+    /// The next range for the worker. What comes after the last one waits for the next worker.
     fn next(&self) -> Option<Range<u64>> {
-        let mut state = self.state();
-        let next = state.waiting.take();
-        state.has_worker = next.is_some();
-        next
+        self.state().waiting.take()
     }
 }
 

@@ -115,14 +115,14 @@ impl UringStorage {
     async fn write_any(&self, at: u64, buffer: IoBuffer) -> (io::Result<()>, IoBuffer) {
         let length = buffer.len();
         let outcome = self.write_any_untold(at, buffer).await;
-        self.wrote(at, length);
+        self.wrote(at, length, outcome.0.is_ok());
         outcome
     }
 
     /// To be told of each write that is done.
     #[inline]
-    fn wrote(&self, at: u64, length: usize) {
-        if let Some(range) = self.file.wrote(at, length) {
+    fn wrote(&self, at: u64, length: usize, is_done: bool) {
+        if is_done && let Some(range) = self.file.wrote(at, length) {
             self.writeback.start(&self.file, range);
         }
     }
@@ -156,8 +156,13 @@ impl UringStorage {
         let arrival = self.file.barriers.arrive();
         while let Some(turn) = self.file.barriers.turn(arrival).await? {
             // On its own: if this future is dropped, the outcome has to be recorded all the same.
-            let target = Target::reading(&self.file);
-            let task = async move { turn.finish(ring::fdatasync(target).await) };
+            let (target, file) = (Target::reading(&self.file), Arc::clone(&self.file));
+            let task = async move {
+                turn.finish(match ring::fdatasync(target).await {
+                    Ok(()) => file.writeback_outcome().await,
+                    failed => failed,
+                })
+            };
             compio::runtime::spawn(task).detach();
         }
         Ok(())
@@ -258,7 +263,7 @@ impl Storage for UringStorage {
         } else {
             (self.write_any_untold(at.get(), join(&buffers)).await.0, buffers)
         };
-        self.wrote(at.get(), length);
+        self.wrote(at.get(), length, result.is_ok());
         let range = (at, ByteCount::from_usize(length));
         let result = result
             .map_err(|source| self.error(Operation::Write, Some(purpose), Some(range), source));
@@ -291,7 +296,7 @@ impl Storage for UringStorage {
             return None;
         }
         let result = self.file.write_now(at.get(), bytes);
-        self.wrote(at.get(), bytes.len());
+        self.wrote(at.get(), bytes.len(), result.is_ok());
         let range = (at, ByteCount::from_usize(bytes.len()));
         Some(result.map_err(|errno| {
             self.error(Operation::Write, Some(purpose), Some(range), errno.into())
