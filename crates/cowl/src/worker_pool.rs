@@ -5,8 +5,12 @@ use std::thread::JoinHandle;
 use cowl_qcow2::{Offload, OffloadJob};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// A fixed number of threads that run jobs in the order they come. Dropping the pool waits for the
-/// jobs that were submitted.
+/// Jobs that wait for each thread before whoever has another one does it itself: sooner done than
+/// queued, woken for and switched to.
+const WAITING_MAX: usize = 2;
+
+/// A fixed number of threads that run jobs in the order they come; with too many waiting, the submitting
+/// thread runs the next one. Dropping the pool waits for the jobs that were submitted.
 pub struct WorkerPool {
     // None only while dropping: closing the channel ends the threads.
     jobs: Option<Sender<OffloadJob>>,
@@ -44,6 +48,9 @@ fn run_jobs(jobs: &Receiver<OffloadJob>) {
 impl Offload for WorkerPool {
     fn submit(&self, job: OffloadJob) {
         let jobs = self.jobs.as_ref().expect("the pool is not being dropped");
+        if WAITING_MAX * self.threads.len() <= jobs.len() {
+            return job();
+        }
         if let Err(unsent) = jobs.send(job) {
             // All threads are gone, which only a panicking job can do: the caller does the work.
             (unsent.0)();
