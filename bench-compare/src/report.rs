@@ -17,14 +17,17 @@ struct Line {
 }
 
 impl Line {
-    fn median(&self, wanted: Contender) -> Option<f64> {
+    fn samples(&self, wanted: Contender) -> Option<&[f64]> {
         let (_, samples) = self.samples.iter().find(|(contender, _)| *contender == wanted)?;
-        samples.as_ref().ok().filter(|samples| !samples.is_empty()).map(|samples| median(samples))
+        samples.as_deref().ok().filter(|samples| !samples.is_empty())
     }
 
-    /// cowl's median divided by the reference's.
+    /// The median of cowl's samples, each divided by the reference's of the same repetition: the
+    /// machine changes from minute to minute, and what is a minute apart says little.
     fn ratio(&self, bar: Bar) -> Option<f64> {
-        Some(self.median(Contender::Cowl)? / self.median(bar.reference)?)
+        let pairs = self.samples(Contender::Cowl)?.iter().zip(self.samples(bar.reference)?);
+        let ratios: Vec<f64> = pairs.map(|(cowl, reference)| cowl / reference).collect();
+        Some(median(&ratios))
     }
 
     fn is_met(&self, bar: Bar) -> Option<bool> {

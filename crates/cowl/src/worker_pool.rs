@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 /// queued, woken for and switched to.
 const WAITING_MAX: usize = 2;
 
-/// A fixed number of threads that run jobs in the order they come; with too many waiting, the submitting
-/// thread runs the next one. Dropping the pool waits for the jobs that were submitted.
+/// A fixed number of threads that run jobs in the order they come; with too many waiting, the
+/// submitting thread runs the next one. Dropping the pool waits for the jobs that were submitted.
 pub struct WorkerPool {
     // None only while dropping: closing the channel ends the threads.
     jobs: Option<Sender<OffloadJob>>,
