@@ -44,7 +44,7 @@ pub(crate) struct OpenFile {
     pub(super) direct: Option<Direct>,
     pub(super) refused: Refused,
     /// `None` where the host alone decides when to write back.
-    early: Option<Early>,
+    early: Option<Box<Early>>,
     /// What is locked now.
     lock: Mutex<LockMode>,
     pub(crate) barriers: Barriers,
@@ -93,7 +93,7 @@ impl OpenFile {
         let is_cached = kind == FileKind::Regular && direct.is_none() && !read_only;
         let length = u64::try_from(facts.st_size).unwrap_or(0);
         let early = (is_cached && options.writeback == Writeback::Early)
-            .then(|| Early::new(if is_emptied(options) { 0 } else { length }));
+            .then(|| Box::new(Early::new(if is_emptied(options) { 0 } else { length })));
         let can_discard = kind == FileKind::Regular && !read_only && space::punches(fd.as_fd());
         let capabilities = Capabilities {
             io_alignment: direct.as_ref().map_or(1, |direct| direct.io_alignment),
@@ -237,7 +237,7 @@ impl OpenFile {
 
     /// As [`Self::writeback_outcome`], on the calling thread.
     pub(crate) fn writeback_outcome_blocking(&self) -> Result<(), Errno> {
-        self.early.as_ref().map_or(Ok(()), Early::outcome_blocking)
+        self.early.as_ref().map_or(Ok(()), |early| early.outcome_blocking())
     }
 
     /// Fills `buffers` from `at`, through a bounce where needed.
