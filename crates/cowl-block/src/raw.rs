@@ -99,6 +99,8 @@ impl<S: Storage> RawImage<S> {
             });
         };
         let length = end.since(HostOffset::ZERO);
+        // A write that was dropped may still be on its way, and would make the file longer again.
+        self.storage.settle().await;
         self.storage.set_len(length, Purpose::FileLength).await?;
         self.size.store(size.get(), Ordering::Release);
         Ok(())
