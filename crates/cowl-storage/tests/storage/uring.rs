@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use crate::common::{
     NEW, NEW_DIRECT, Scratch, Step, at, bytes, check_against_model, file_with, read, scratch, write,
 };
-use cowl_storage::{FileOptions, IoBuffer, LockMode, Purpose, Storage, UringStorage, ZeroMode};
+use cowl_storage::{FileOptions, IoBuffer, Purpose, Storage, UringStorage, ZeroMode};
 use proptest::prelude::*;
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -184,25 +184,4 @@ fn offsets_outside_any_file_are_errors_and_not_panics() {
             assert_eq!(storage.len().await.unwrap(), bytes(4096));
         });
     }
-}
-
-#[test]
-fn a_file_is_nobodys_once_it_is_closed_although_its_bytes_were_on_their_way_to_the_disk() {
-    let scratch = scratch();
-    let options = FileOptions { lock: LockMode::ReadWrite, ..NEW };
-    wait(async {
-        for round in 1_u8..30 {
-            let storage = UringStorage::open(&scratch.path, options).unwrap();
-            // Pages that go to the cache at once, and longer ones through the ring.
-            for place in 0..300 {
-                write(&storage, place << 16, &[round; 64 << 10]).await.unwrap();
-            }
-            write(&storage, 300 << 16, &vec![round; 20 << 20]).await.unwrap();
-            if round % 2 == 0 {
-                storage.barrier(Purpose::Barrier).await.unwrap();
-            }
-            let (found, _) = read(&storage, 299 << 16, 2 << 16).await.unwrap();
-            assert!(found.iter().all(|byte| *byte == round), "round {round}");
-        }
-    });
 }
