@@ -1,9 +1,9 @@
-//! What a closed file leaves behind. In a process of its own that starts no program: a child has all
-//! locks between fork and exec.
+//! What a closed file leaves behind. In a process of its own that starts no program: a child has
+//! all locks between fork and exec.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use cowl_format::HostOffset;
-use cowl_storage::{FileOptions, IoBuffer, Purpose, Storage, UringStorage, Writeback};
+use cowl_storage::{FileOptions, IoBuffer, LockMode, Purpose, Storage, UringStorage, Writeback};
 
 async fn write(storage: &UringStorage, at: u64, bytes: &[u8]) {
     let buffer = IoBuffer::from_slice(bytes);
@@ -14,7 +14,11 @@ async fn write(storage: &UringStorage, at: u64, bytes: &[u8]) {
 fn a_file_is_nobodys_once_it_is_closed_although_its_bytes_were_on_their_way_to_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
-    let options = FileOptions { writeback: Writeback::Early, ..FileOptions::create() };
+    let options = FileOptions {
+        lock: LockMode::ReadWrite,
+        writeback: Writeback::Early,
+        ..FileOptions::create()
+    };
     compio::runtime::Runtime::new().unwrap().block_on(async {
         for round in 1_u8..30 {
             let storage = UringStorage::open(&path, options).unwrap();

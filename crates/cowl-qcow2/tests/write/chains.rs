@@ -3,16 +3,13 @@
 
 use std::sync::Arc;
 
-use cowl_block::{RawImage, RawOptions, ZeroRequest};
+use cowl_block::ZeroRequest;
 use cowl_format::{ByteCount, GuestOffset};
-use cowl_qcow2::{
-    BeyondEnd, BuilderFiles, CacheLimits, CreateOptions, Image, Layer, LayerFiles, LayerOptions,
-    Preallocation, create, read_header,
-};
+use cowl_qcow2::{BuilderFiles, CacheLimits, CreateOptions, Image, Preallocation, create};
 use cowl_storage::{Access, MemoryStorage, Storage};
 use pollster::block_on;
 
-use crate::subject::{Noise, TINY};
+use crate::subject::{Noise, TINY, open_base, open_layer};
 
 const SIZE: u64 = 2 << 20;
 
@@ -61,23 +58,9 @@ impl Chain {
     fn image(&self) -> Image<MemoryStorage> {
         let accesses =
             std::iter::once(Access::ReadWrite).chain(std::iter::repeat(Access::ReadOnly));
-        let layers = self.files.iter().zip(accesses).map(|(file, access)| {
-            let header = block_on(read_header(file.as_ref())).unwrap();
-            let options = LayerOptions {
-                access,
-                cache: self.limits,
-                beyond_end: BeyondEnd::ReadZeros,
-                snapshot: None,
-                offload: None,
-            };
-            let files = LayerFiles { image: Arc::clone(file), data: None };
-            block_on(Layer::open(files, header, options)).unwrap()
-        });
-        let base = self.base.as_ref().map(|bytes| {
-            let storage = MemoryStorage::from_vec(bytes.clone());
-            block_on(RawImage::open(storage, RawOptions::whole_file())).unwrap()
-        });
-        Image::new(layers.collect(), base)
+        let layers = self.files.iter().zip(accesses);
+        let layers = layers.map(|(file, access)| open_layer(file, None, access, self.limits));
+        Image::new(layers.collect(), self.base.as_deref().map(open_base))
     }
 
     fn read(&self, image: &Image<MemoryStorage>, at: usize, length: usize) {

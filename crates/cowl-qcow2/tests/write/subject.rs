@@ -25,6 +25,26 @@ impl Noise {
     }
 }
 
+/// The layer in `file`.
+pub(crate) fn open_layer(
+    file: &Arc<MemoryStorage>,
+    data: Option<Arc<MemoryStorage>>,
+    access: Access,
+    cache: CacheLimits,
+) -> Layer<MemoryStorage> {
+    let header = block_on(read_header(file.as_ref())).unwrap();
+    let beyond_end = BeyondEnd::ReadZeros;
+    let options = LayerOptions { access, cache, beyond_end, snapshot: None, offload: None };
+    let files = LayerFiles { image: Arc::clone(file), data };
+    block_on(Layer::open(files, header, options)).unwrap()
+}
+
+/// A raw image with this content.
+pub(crate) fn open_base(bytes: &[u8]) -> RawImage<MemoryStorage> {
+    let storage = MemoryStorage::from_vec(bytes.to_vec());
+    block_on(RawImage::open(storage, RawOptions::whole_file())).unwrap()
+}
+
 /// An image, its files and its model.
 pub(crate) struct Subject {
     pub(crate) file: Arc<MemoryStorage>,
@@ -51,21 +71,8 @@ impl Subject {
     }
 
     pub(crate) fn open(&self, access: Access) -> Image<MemoryStorage> {
-        let header = block_on(read_header(self.file.as_ref())).unwrap();
-        let options = LayerOptions {
-            access,
-            cache: self.limits,
-            beyond_end: BeyondEnd::ReadZeros,
-            snapshot: None,
-            offload: None,
-        };
-        let files = LayerFiles { image: Arc::clone(&self.file), data: self.data.clone() };
-        let layer = block_on(Layer::open(files, header, options)).unwrap();
-        let base = self.base.as_ref().map(|bytes| {
-            let storage = MemoryStorage::from_vec(bytes.clone());
-            block_on(RawImage::open(storage, RawOptions::whole_file())).unwrap()
-        });
-        Image::new(vec![layer], base)
+        let layer = open_layer(&self.file, self.data.clone(), access, self.limits);
+        Image::new(vec![layer], self.base.as_deref().map(open_base))
     }
 
     /// Compares everything the guest sees with the model.
