@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use cowl::{Access, DirtyBitmap, Disk, OpenOptions, Rings};
 use cowl_nbd::BITMAP_COUNT_MAX;
 use cowl_qcow2::BitmapError;
-use cowl_storage::UringStorage;
+use cowl_storage::{FileIdentity, UringStorage};
 
 use crate::disk::{DiskRef, Rules};
 use crate::error::{ServeError, TEXT_MAX};
-use crate::file_identity::FileIdentity;
 use crate::overlay;
 
 /// How long a process that was killed may hold its locks.

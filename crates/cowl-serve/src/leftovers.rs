@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::file_identity::FileIdentity;
+use cowl_storage::FileIdentity;
 
 /// A list of such files, each as it was when it was made: what somebody else has put in its place
 /// since is left alone. Clones are the same list.

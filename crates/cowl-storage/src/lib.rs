@@ -10,6 +10,7 @@
 mod buffer;
 mod error;
 mod file;
+mod file_identity;
 mod layers;
 mod lock;
 mod memory;
@@ -22,6 +23,7 @@ mod uring;
 pub use buffer::IoBuffer;
 pub use error::{Operation, StorageError};
 pub use file::{Access, Caching, Existence, FileKinds, FileOptions, FileStorage, Writeback};
+pub use file_identity::FileIdentity;
 pub use layers::{
     FaultEffect, FaultRule, FaultStorage, ReadOnlyStorage, Trace, TraceRecord, TraceStorage,
 };
@@ -29,8 +31,6 @@ pub use lock::{LockConflict, LockHolder, LockMode, Permission};
 pub use memory::MemoryStorage;
 pub use purpose::Purpose;
 pub use replacement::{Durability, Replacement, remove_unfinished};
-pub use storage::{
-    Allocation, Blocking, Capabilities, FileIdentity, HostExtent, IoResult, Storage, ZeroMode,
-};
+pub use storage::{Allocation, Blocking, Capabilities, HostExtent, IoResult, Storage, ZeroMode};
 pub use sys::SharedMemory;
 pub use uring::{UringStorage, ring_runtime};

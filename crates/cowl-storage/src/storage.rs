@@ -10,7 +10,7 @@ use core::future::Future;
 
 use cowl_format::{ByteCount, HostOffset};
 
-use crate::{IoBuffer, Purpose, StorageError};
+use crate::{FileIdentity, IoBuffer, Purpose, StorageError};
 
 /// The outcome of an I/O together with the buffer, which always comes back.
 pub type IoResult<T, B = IoBuffer> = (Result<T, StorageError>, B);
@@ -61,15 +61,6 @@ pub struct HostExtent {
     pub length: ByteCount,
     /// Whether the run is a hole and reads as zeros.
     pub hole: bool,
-}
-
-/// Which file this is, whatever its name: device and inode number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileIdentity {
-    /// Device number.
-    pub device: u64,
-    /// Inode number.
-    pub inode: u64,
 }
 
 /// A host file, a block device or memory.

@@ -4,12 +4,14 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What two names of one file have in common. A file that is gone may leave its identity to
+/// What all names of one file have in common. A file that is gone may leave its identity to
 /// another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
-    device: u64,
-    inode: u64,
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
 }
 
 impl FileIdentity {
@@ -19,7 +21,7 @@ impl FileIdentity {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Of the file that `path` leads to, symbolic links followed.
+    /// Of the file that `path` leads to, symbolic links followed; `None` where that cannot be seen.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).as_ref().map(Self::of).ok()
