@@ -62,7 +62,8 @@ fn run(options: &Options) -> Result<(), String> {
     }
     let fixtures = Fixtures::new(options)?;
     let mut report = Report::new(options);
-    for group in groups(options) {
+    for mut group in groups(options) {
+        group.work.retain(|(contender, _)| options.contenders.contains(contender));
         let wanted = group.rows.iter().any(|row| options.wants(row.key));
         if !wanted {
             continue;

@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::row::Contender;
+
 const HELP: &str = "\
 bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
 
   serve            only the rows about serving; the same as --rows serve
   scale            instead of rows, curves of cowl alone: how costs grow
   --rows A,B,...   only rows whose key contains one of these (--rows list shows the keys)
+  --contenders A,B only these of raw, qemu, imago, qcow2-rs and cowl
   --repeat N       repetitions of each row (7)
   --sample MS      length of one sample of reading (700)
   --quick          small images, short samples, 1 repetition: to see that everything works
@@ -22,6 +25,7 @@ bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
 /// What was asked for.
 pub(crate) struct Options {
     pub(crate) rows: Vec<String>,
+    pub(crate) contenders: Vec<Contender>,
     pub(crate) repeat: usize,
     /// How long one sample of reading lasts, the warm-up not counted.
     pub(crate) sample: Duration,
@@ -50,6 +54,7 @@ impl Options {
     pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut options = Self {
             rows: Vec::new(),
+            contenders: Contender::ALL.to_vec(),
             repeat: 7,
             sample: Duration::from_millis(700),
             quick: false,
@@ -68,6 +73,11 @@ impl Options {
                 "scale" => options.scale = true,
                 "serve" => options.rows = vec!["serve-".to_owned()],
                 "--rows" => options.rows = value()?.split(',').map(str::to_owned).collect(),
+                "--contenders" => {
+                    let names = value()?;
+                    let contenders = names.split(',').map(Contender::of_name);
+                    options.contenders = contenders.collect::<Result<_, _>>()?;
+                }
                 "--repeat" => {
                     options.repeat = value()?.parse().map_err(|_| "--repeat needs a number")?;
                 }

@@ -16,6 +16,11 @@ impl Contender {
     pub(crate) const ALL: [Self; 5] =
         [Self::Raw, Self::Qemu, Self::Imago, Self::Qcow2Rs, Self::Cowl];
 
+    pub(crate) fn of_name(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|contender| contender.name() == name);
+        known.ok_or_else(|| format!("no contender is called {name}"))
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",

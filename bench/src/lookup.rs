@@ -32,6 +32,18 @@ pub const BODIES: &[Body] = &[
         set_up: || Box::new(Reads::new(open(&base(false), Access::ReadOnly), 1)),
     },
     Body {
+        name: "lookup/read-now",
+        unit: "the same, on the calling thread",
+        operations: 2000,
+        set_up: || Box::new(ReadsNow(Reads::new(open(&base(false), Access::ReadOnly), 1))),
+    },
+    Body {
+        name: "lookup/read-now-writable",
+        unit: "the same, image open for writing",
+        operations: 2000,
+        set_up: || Box::new(ReadsNow(Reads::new(open(&base(false), Access::ReadWrite), 1))),
+    },
+    Body {
         name: "lookup/read-writable",
         unit: "read of 4 KiB, image open for writing",
         operations: 2000,
@@ -141,6 +153,21 @@ impl Subject for Reads {
         let Some(last) = operations.checked_sub(1) else { return };
         assert!(*self.block.borrow() == new_block(turn(last) * self.step));
         assert_eq!(misses(&self.image), self.misses, "every lookup was a hit");
+    }
+}
+
+/// Reads as blocking callers make them.
+struct ReadsNow(Reads);
+
+impl Subject for ReadsNow {
+    fn operate(&self, number: u64) {
+        let Reads { image, step, block, .. } = &self.0;
+        let read = image.read_now(block_at(turn(number) * step), &mut block.borrow_mut());
+        read.expect("nothing to wait for").expect("memory has it");
+    }
+
+    fn check(&self, operations: u64) {
+        self.0.check(operations);
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+use cowl_storage::IoBuffer;
+
 use crate::offsets::BLOCK;
 use crate::readers::{BATCH, Clock, Reading, on_threads};
 use crate::row::Sample;
@@ -14,7 +16,7 @@ pub(crate) fn by_pread(reading: &Reading) -> Sample {
     let rate = on_threads(reading.threads, |thread| {
         let mut offsets = reading.offsets(thread);
         let mut clock = Clock::start(reading.sample);
-        let mut block = [0; BLOCK];
+        let mut block = IoBuffer::zeroed(BLOCK);
         loop {
             for _ in 0..BATCH {
                 let read = file.read_exact_at(&mut block, offsets.next());
