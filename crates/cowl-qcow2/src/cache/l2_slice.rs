@@ -11,6 +11,7 @@ use std::sync::PoisonError;
 
 use cowl_format::L2Entry;
 
+use crate::cache::even_entries::EvenEntries;
 use crate::flush::After;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, MutexGuard, spin_loop};
@@ -18,6 +19,8 @@ use crate::sync::{Mutex, MutexGuard, spin_loop};
 /// Entries of an L2 table, one after another.
 pub(crate) struct L2Slice {
     words: Box<[AtomicU64]>,
+    /// What of it needs no look at the words; none of extended entries.
+    even: EvenEntries,
     entry_words: usize,
     /// Number of the first entry in its table.
     first: u32,
@@ -53,9 +56,12 @@ pub(crate) enum Became {
 impl L2Slice {
     /// The slice whose first entry is number `first`; `bytes` are as in the file.
     pub(crate) fn new(bytes: &[u8], entry_words: usize, first: u32) -> Self {
-        let word = |word: &[u8]| u64::from_be_bytes(word.try_into().expect("8 bytes"));
+        let words = bytes.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
+        let even =
+            if entry_words == 1 { EvenEntries::of(words.clone()) } else { EvenEntries::none() };
         Self {
-            words: bytes.chunks_exact(8).map(|bytes| AtomicU64::new(word(bytes))).collect(),
+            words: words.map(AtomicU64::new).collect(),
+            even,
             entry_words,
             first,
             version: AtomicU32::new(0),
@@ -68,8 +74,13 @@ impl L2Slice {
     }
 
     /// The entry at `index` of the table; `None` outside the slice.
+    #[inline]
     pub(crate) fn entry(&self, index: u32) -> Option<L2Entry> {
-        let word = index.checked_sub(self.first)? as usize * self.entry_words;
+        let place = index.checked_sub(self.first)? as usize;
+        if let Some(raw) = self.even.get(place) {
+            return Some(L2Entry { raw, bitmap: 0 });
+        }
+        let word = place * self.entry_words;
         if self.entry_words == 1 {
             let raw = self.words.get(word)?.load(Ordering::Acquire);
             return Some(L2Entry { raw, bitmap: 0 });
@@ -109,6 +120,7 @@ impl L2Slice {
         changes.after = changes.after.max(after);
         let word = (index - self.first) as usize * self.entry_words;
         if self.entry_words == 1 {
+            self.even.end_before(word);
             self.words[word].store(entry.raw, Ordering::Release);
         } else {
             let version = self.version.load(Ordering::Relaxed);
@@ -124,6 +136,7 @@ impl L2Slice {
     /// Sets an entry of a slice that nobody else has yet.
     pub(crate) fn fill(&self, index: u32, entry: L2Entry) {
         let word = (index - self.first) as usize * self.entry_words;
+        self.even.end_before(word);
         self.words[word].store(entry.raw, Ordering::Relaxed);
         if self.entry_words == 2 {
             self.words[word + 1].store(entry.bitmap, Ordering::Relaxed);

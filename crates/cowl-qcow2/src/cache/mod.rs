@@ -3,6 +3,7 @@
 mod async_lru;
 mod decoded;
 mod dirty;
+mod even_entries;
 mod l2_slice;
 mod l2_table;
 mod metadata_caches;

@@ -32,6 +32,38 @@ fn a_reader_never_sees_half_of_an_extended_entry() {
     });
 }
 
+// Catches: a change that does not end the even entries before it is made, or ends them too late.
+#[test]
+fn an_entry_that_was_a_sum_never_goes_back_to_it() {
+    explore(300, || {
+        let words: Vec<u8> = (5_u64..9).flat_map(u64::to_be_bytes).collect();
+        let slice = L2Slice::new(&words, 1, 0);
+        let raw = |index| slice.entry(index).unwrap().raw;
+        let seen = AtomicU64::new(0);
+        threads(3, |thread| {
+            if thread == 0 {
+                for index in [2, 1] {
+                    let entry = L2Entry { raw: 100, bitmap: 0 };
+                    slice.set(index, entry, After::NOTHING, || true).unwrap();
+                    assert_eq!(raw(index), 100);
+                }
+                return;
+            }
+            for index in [1, 2, 1] {
+                let before = seen.load(SeqCst);
+                let now = raw(index);
+                assert!(now == 100 || now == 5 + u64::from(index));
+                assert!(before & 1 << index == 0 || now == 100, "went back");
+                if now == 100 {
+                    seen.fetch_or(1 << index, SeqCst);
+                }
+            }
+            assert_eq!([raw(0), slice.entry(4).map_or(0, |entry| entry.raw)], [5, 0]);
+        });
+        assert_eq!([raw(0), raw(1), raw(2), raw(3)], [5, 100, 100, 8]);
+    });
+}
+
 // Catches: `take_copy` that copies first and then takes the lock to say so; `written` that calls a
 // slice clean which changed meanwhile; `not_written` that forgets to make it dirty.
 #[test]
