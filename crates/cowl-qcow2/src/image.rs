@@ -152,7 +152,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// As [`find`](Self::find), as far as tables are in memory: where one is not, the way to it.
-    #[inline]
+    #[inline(always)]
     fn find_now(
         &self,
         at: GuestOffset,
@@ -163,7 +163,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Goes down as long as tables are in memory; `None` where one is not.
-    #[inline]
+    #[inline(always)]
     fn descend_now(&self, descent: &mut Descent, at: GuestOffset) -> Result<Option<Found>, Error> {
         while let Some((layer, length)) = self.next_below(descent, at) {
             let Some(run) = layer.lookup_now(at, length)? else { return Ok(None) };
@@ -188,7 +188,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// The same, as far as tables are in memory; `None` where one is not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find_bytes_now(
         &self,
         at: GuestOffset,

@@ -232,6 +232,7 @@ impl<S: Storage> Layer<S> {
         self.corrupt(corruption)
     }
 
+    #[cold]
     pub(crate) fn corrupt(&self, corruption: Corruption) -> Error {
         Error::Corrupt { path: self.files.image.name().to_owned(), corruption }
     }

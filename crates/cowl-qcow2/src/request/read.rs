@@ -15,7 +15,7 @@ use crate::cache::{DecodedCluster, DecodedKey};
 use crate::image::Found;
 use crate::mapping::RunKind;
 use crate::request::Pin;
-use crate::{Error, Image, host};
+use crate::{Error, Image};
 
 /// Where the bytes of a piece come from.
 enum Source<'a, S: Storage> {
@@ -115,7 +115,33 @@ impl<S: Storage> Image<S> {
 
     /// Fills `buffer`, which the request owns, from guest offset `at`: without copying when the
     /// bytes lie in one place of a host file.
-    pub async fn read(&self, at: GuestOffset, buffer: IoBuffer) -> (Result<(), Error>, IoBuffer) {
+    pub async fn read(
+        &self,
+        at: GuestOffset,
+        mut buffer: IoBuffer,
+    ) -> (Result<(), Error>, IoBuffer) {
+        if self.may_answer_now()
+            && let Some(result) = self.read_now(at, &mut buffer)
+        {
+            return (result, buffer);
+        }
+        self.read_waiting(at, buffer).await
+    }
+
+    /// Whether [`read_now`](Self::read_now) is worth a try: the host may have the bytes in memory.
+    #[must_use]
+    pub fn may_answer_now(&self) -> bool {
+        let host = self.top().data_file().capabilities();
+        host.inline || host.io_alignment == 1
+    }
+
+    /// As [`read`](Self::read), for those who have tried [`read_now`](Self::read_now): does not ask
+    /// for what is in memory first.
+    pub async fn read_waiting(
+        &self,
+        at: GuestOffset,
+        buffer: IoBuffer,
+    ) -> (Result<(), Error>, IoBuffer) {
         let _pin = self.pin();
         let length = buffer.len();
         if let Err(error) = self.check_range(at, ByteCount::from_usize(length)) {
@@ -133,7 +159,7 @@ impl<S: Storage> Image<S> {
             Ok(Some(Piece { length: whole, source: Source::Host { file, at, purpose } }))
                 if whole == length =>
             {
-                let (result, buffer) = host::read(file.as_ref(), at, buffer, purpose).await;
+                let (result, buffer) = file.read(at, buffer, purpose).await;
                 (result.map(drop).map_err(Error::from), buffer)
             }
             Ok(_) => {
@@ -195,13 +221,13 @@ impl<S: Storage> Image<S> {
     }
 
     /// The same; `None` where a table has to be loaded first.
-    #[inline]
+    #[inline(always)]
     fn piece_now(&self, at: GuestOffset, length_max: usize) -> Result<Option<Piece<'_, S>>, Error> {
         let found = self.find_bytes_now(at, ByteCount::from_usize(length_max))?;
         Ok(found.map(|found| self.piece_of(at, &found)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn piece_of(&self, at: GuestOffset, found: &Found) -> Piece<'_, S> {
         let length = found.length.as_usize();
         let depth = found.depth;
