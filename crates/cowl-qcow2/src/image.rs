@@ -24,6 +24,7 @@ pub struct Image<S: Storage> {
     layers: Vec<Layer<S>>,
     base: Option<RawImage<S>>,
     shortcuts: Option<Shortcuts>,
+    may_answer_now: bool,
 }
 
 /// A stretch of guest bytes and the first layer that has a say about it.
@@ -69,7 +70,9 @@ impl<S: Storage> Image<S> {
     pub fn new(layers: Vec<Layer<S>>, base: Option<RawImage<S>>) -> Self {
         assert!(!layers.is_empty());
         let shortcuts = Shortcuts::new(&layers);
-        Self { layers, base, shortcuts }
+        let host = layers[0].data_file().capabilities();
+        let may_answer_now = host.inline || host.io_alignment == 1;
+        Self { layers, base, shortcuts, may_answer_now }
     }
 
     /// Size of the disk in bytes.
@@ -88,6 +91,12 @@ impl<S: Storage> Image<S> {
     #[must_use]
     pub fn base(&self) -> Option<&RawImage<S>> {
         self.base.as_ref()
+    }
+
+    /// Whether [`read_now`](Self::read_now) is worth a try: the host may have the bytes in memory.
+    #[must_use]
+    pub fn may_answer_now(&self) -> bool {
+        self.may_answer_now
     }
 
     /// The layer that is written to.

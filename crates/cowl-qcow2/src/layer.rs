@@ -211,8 +211,13 @@ impl<S: Storage> Layer<S> {
     }
 
     /// What changes need; an error for an image that was opened for reading.
+    #[inline]
     pub(crate) fn writer(&self) -> Result<&Writer<S>, Error> {
-        self.writer.as_deref().ok_or(Error::ReadOnly)
+        // An error that is made beforehand has to be dropped, which is asked about at run time.
+        match self.writer.as_deref() {
+            Some(writer) => Ok(writer),
+            None => Err(Error::ReadOnly),
+        }
     }
 
     /// Corruption was met on the way of a change: the image takes no more of them, and says so to

@@ -33,7 +33,7 @@ impl<S: Storage> Layer<S> {
     /// Which entry of the refcount table counts `cluster`.
     pub(super) fn block_index(&self, cluster: u64) -> Result<RefcountTableIndex, Error> {
         let index = self.geometry().refcount_table_index(HostCluster::new(cluster));
-        index.ok_or(Error::ImageFull { path: self.file().name().to_owned() })
+        index.ok_or_else(|| Error::ImageFull { path: self.file().name().to_owned() })
     }
 
     /// The refcount of `cluster`.

@@ -128,13 +128,6 @@ impl<S: Storage> Image<S> {
         self.read_waiting(at, buffer).await
     }
 
-    /// Whether [`read_now`](Self::read_now) is worth a try: the host may have the bytes in memory.
-    #[must_use]
-    pub fn may_answer_now(&self) -> bool {
-        let host = self.top().data_file().capabilities();
-        host.inline || host.io_alignment == 1
-    }
-
     /// As [`read`](Self::read), for those who have tried [`read_now`](Self::read_now): does not ask
     /// for what is in memory first.
     pub async fn read_waiting(
