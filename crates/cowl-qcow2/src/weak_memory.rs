@@ -63,21 +63,50 @@ fn an_extended_entry_is_never_torn() {
     });
 }
 
+// Against: a number of even entries that is stored or loaded relaxed.
+#[test]
+fn an_entry_never_goes_back_to_the_sum_it_was() {
+    rounds(|| {
+        let slice = L2Slice::new(&[0; 32], 1, 0);
+        let seen = AtomicU64::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for value in 1..3 {
+                    slice.set(2, both(value), After::NOTHING, || true).unwrap();
+                }
+            });
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..3 {
+                        let before = seen.load(Acquire);
+                        let now = slice.entry(2).unwrap().raw;
+                        assert!(before <= now, "older than what somebody else has found");
+                        seen.fetch_max(now, Release);
+                    }
+                });
+            }
+        });
+    });
+}
+
 // Against: an entry of one word, or the version of one of two, that is stored or loaded relaxed.
 #[test]
 fn who_finds_an_entry_sees_what_was_done_before_it_was_set() {
-    for entry_words in [1, 2] {
+    let uneven: Vec<u8> = [0, 5, 0, 0_u64].into_iter().flat_map(u64::to_be_bytes).collect();
+    let zeros = vec![0; 32];
+    // The number of even entries tells of a change among them, and of none behind them.
+    for (entry_words, bytes, index) in [(1, &zeros, 1), (1, &uneven, 3), (2, &zeros, 1)] {
         rounds(|| {
-            let slice = L2Slice::new(&[0; 32], entry_words, 0);
+            let slice = L2Slice::new(bytes, entry_words, 0);
             let before = AtomicU64::new(0);
             thread::scope(|scope| {
                 scope.spawn(|| {
                     before.store(1, Relaxed);
-                    slice.set(1, both(1), After::NOTHING, || true).unwrap();
+                    slice.set(index, both(1), After::NOTHING, || true).unwrap();
                 });
                 scope.spawn(|| {
                     for _ in 0..3 {
-                        if slice.entry(1).unwrap().raw == 1 {
+                        if slice.entry(index).unwrap().raw == 1 {
                             assert_eq!(before.load(Relaxed), 1);
                         }
                     }

@@ -38,10 +38,10 @@ impl EvenEntries {
         is_one.then(|| self.first.wrapping_add(self.step.wrapping_mul(place as u64)))
     }
 
-    /// To be called before the entry at `place` changes, by one caller at a time: from now on it
-    /// and those behind it are what their words say.
-    pub(crate) fn end_before(&self, place: usize) {
-        if place < self.count.load(Ordering::Relaxed) {
+    /// To be called before the entry at `place` becomes `word`, by one caller at a time: unless
+    /// that is what it is, it and those behind it are what their words say from now on.
+    pub(crate) fn make_way(&self, place: usize, word: u64) {
+        if self.get(place).is_some_and(|own| own != word) {
             self.count.store(place, Ordering::Release);
         }
     }
@@ -74,11 +74,13 @@ mod tests {
     #[test]
     fn a_change_ends_them() {
         let row = even(&[10, 13, 16, 19]);
-        row.end_before(2);
+        row.make_way(2, 16);
+        assert_eq!(all(&row, 4), [Some(10), Some(13), Some(16), Some(19)]);
+        row.make_way(2, 17);
         assert_eq!(all(&row, 4), [Some(10), Some(13), None, None]);
-        row.end_before(3);
+        row.make_way(3, 0);
         assert_eq!(all(&row, 4), [Some(10), Some(13), None, None]);
-        row.end_before(0);
+        row.make_way(0, 0);
         assert_eq!(row.get(0), None);
     }
 }

@@ -120,7 +120,7 @@ impl L2Slice {
         changes.after = changes.after.max(after);
         let word = (index - self.first) as usize * self.entry_words;
         if self.entry_words == 1 {
-            self.even.end_before(word);
+            self.even.make_way(word, entry.raw);
             self.words[word].store(entry.raw, Ordering::Release);
         } else {
             let version = self.version.load(Ordering::Relaxed);
@@ -136,7 +136,7 @@ impl L2Slice {
     /// Sets an entry of a slice that nobody else has yet.
     pub(crate) fn fill(&self, index: u32, entry: L2Entry) {
         let word = (index - self.first) as usize * self.entry_words;
-        self.even.end_before(word);
+        self.even.make_way(word, entry.raw);
         self.words[word].store(entry.raw, Ordering::Relaxed);
         if self.entry_words == 2 {
             self.words[word + 1].store(entry.bitmap, Ordering::Relaxed);

@@ -32,7 +32,7 @@ fn a_reader_never_sees_half_of_an_extended_entry() {
     });
 }
 
-// Catches: a change that does not end the even entries before it is made, or ends them too late.
+// Catches: a change that does not end the even entries, or ends them one too far.
 #[test]
 fn an_entry_that_was_a_sum_never_goes_back_to_it() {
     explore(300, || {

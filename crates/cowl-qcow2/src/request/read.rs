@@ -76,6 +76,16 @@ impl<S: Storage> Image<S> {
             Some(piece) => piece,
             None => Box::pin(self.piece(at, buffer.len())).await?,
         };
+        self.fill_from(at, first, buffer).await
+    }
+
+    /// Fills `buffer` from guest offset `at`, where it begins with `first`.
+    async fn fill_from<'a>(
+        &'a self,
+        at: GuestOffset,
+        first: Piece<'a, S>,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
         if first.length == buffer.len() {
             return self.fill(first.source, buffer).await;
         }
@@ -128,12 +138,12 @@ impl<S: Storage> Image<S> {
         self.read_waiting(at, buffer).await
     }
 
-    /// As [`read`](Self::read), for those who have tried [`read_now`](Self::read_now): does not ask
-    /// for what is in memory first.
+    /// As [`read`](Self::read), for those who have tried [`read_now`](Self::read_now): where that
+    /// one has asked the host, this one goes to its driver at once.
     pub async fn read_waiting(
         &self,
         at: GuestOffset,
-        buffer: IoBuffer,
+        mut buffer: IoBuffer,
     ) -> (Result<(), Error>, IoBuffer) {
         let _pin = self.pin();
         let length = buffer.len();
@@ -143,21 +153,31 @@ impl<S: Storage> Image<S> {
         if length == 0 {
             return (Ok(()), buffer);
         }
-        let piece = match self.piece_now(at, length) {
-            Ok(None) => Box::pin(self.piece(at, length)).await.map(Some),
-            known => known,
+        let known = self.piece_now(at, length);
+        // Without the table nobody could ask the host for anything.
+        let was_asked = matches!(known, Ok(Some(_)));
+        let piece = match known {
+            Ok(Some(piece)) => Ok(piece),
+            Ok(None) => Box::pin(self.piece(at, length)).await,
+            Err(error) => Err(error),
         };
         match piece {
             Err(error) => (Err(error), buffer),
-            Ok(Some(Piece { length: whole, source: Source::Host { file, at, purpose } }))
+            Ok(Piece { length: whole, source: Source::Host { file, at, purpose } })
                 if whole == length =>
             {
-                let (result, buffer) = file.read(at, buffer, purpose).await;
+                let now = match was_asked {
+                    true => None,
+                    false => file.try_read(at, &mut buffer, purpose),
+                };
+                let (result, buffer) = match now {
+                    Some(result) => (result, buffer),
+                    None => file.read(at, buffer, purpose).await,
+                };
                 (result.map(drop).map_err(Error::from), buffer)
             }
-            Ok(_) => {
-                let mut buffer = buffer;
-                let result = self.read_into(at, &mut buffer).await;
+            Ok(piece) => {
+                let result = self.fill_from(at, piece, &mut buffer).await;
                 (result, buffer)
             }
         }
@@ -250,7 +270,7 @@ impl<S: Storage> Image<S> {
                 Ok(())
             }
             Source::Host { file, at, purpose } => {
-                fill_from(file.as_ref(), at, buffer, purpose).await
+                read_host(file.as_ref(), at, buffer, purpose).await
             }
             Source::Compressed { depth, key, skip } => {
                 self.fill_decoded(depth, key, skip, buffer).await
@@ -293,7 +313,7 @@ impl<S: Storage> Image<S> {
 
 /// Reads straight into `buffer` where the storage answers inline, through an owned buffer
 /// otherwise.
-async fn fill_from<S: Storage>(
+async fn read_host<S: Storage>(
     file: &S,
     at: HostOffset,
     buffer: &mut [u8],
