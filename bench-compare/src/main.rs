@@ -63,11 +63,10 @@ fn run(options: &Options) -> Result<(), String> {
     let fixtures = Fixtures::new(options)?;
     let mut report = Report::new(options);
     for mut group in groups(options) {
-        group.work.retain(|(contender, _)| options.contenders.contains(contender));
-        let wanted = group.rows.iter().any(|row| options.wants(row.key));
-        if !wanted {
+        if !group.rows.iter().any(|row| options.wants(row.key)) {
             continue;
         }
+        group.keep_only(&options.contenders);
         eprintln!("{} ...", group.rows[0].title);
         let result = measure::measure(&group, &fixtures, options)?;
         report.add(&group, result);

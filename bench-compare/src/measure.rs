@@ -1,5 +1,7 @@
 //! Alternated repetitions and their medians.
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
 use crate::fixtures::Fixtures;
 use crate::options::Options;
 use crate::row::{Contender, Group};
@@ -18,8 +20,9 @@ pub(crate) fn measure(
         .iter()
         .map(|(contender, _)| (*contender, Ok(vec![Vec::new(); group.rows.len()])))
         .collect();
-    for _ in 0..options.repeat.min(group.repeat_max) {
-        for ((_, work), (_, samples)) in group.work.iter().zip(&mut all) {
+    for repetition in 0..options.repeat.min(group.repeat_max) {
+        for turn in order(group.work.len(), repetition) {
+            let ((_, work), (_, samples)) = (&group.work[turn], &mut all[turn]);
             let Ok(lists) = samples else { continue };
             match work(fixtures) {
                 Ok(numbers) => {
@@ -33,6 +36,16 @@ pub(crate) fn measure(
     }
     (group.verify)(fixtures)?;
     Ok(all)
+}
+
+/// The turns of one repetition, in another order each time, the same in each run: what a contender
+/// leaves behind, a processor that has slowed down or a ring that is taken apart, meets all others
+/// alike.
+fn order(count: usize, repetition: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let state = BuildHasherDefault::<DefaultHasher>::default();
+    order.sort_by_cached_key(|turn| state.hash_one((repetition, turn)));
+    order
 }
 
 pub(crate) fn median(samples: &[f64]) -> f64 {

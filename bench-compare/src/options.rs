@@ -107,19 +107,24 @@ impl Options {
         if options.repeat == 0 {
             return Err("--repeat needs at least 1".to_owned());
         }
-        if options.rows == ["list"] && options.scale {
-            crate::scale::keys().for_each(|key| println!("{key}"));
-            return Ok(None);
+        if options.scale && options.contenders != Contender::ALL {
+            return Err("scale measures cowl alone: --contenders has no meaning there".to_owned());
         }
         if options.rows == ["list"] {
-            for group in crate::groups(&options) {
-                for row in group.rows {
-                    println!("{:14} {}", row.key, row.title);
-                }
-            }
+            options.print_keys();
             return Ok(None);
         }
         Ok(Some(options))
+    }
+
+    /// What `--rows` can name.
+    fn print_keys(&self) {
+        if self.scale {
+            return crate::scale::keys().for_each(|key| println!("{key}"));
+        }
+        for row in crate::groups(self).into_iter().flat_map(|group| group.rows) {
+            println!("{:14} {}", row.key, row.title);
+        }
     }
 
     pub(crate) fn wants(&self, key: &str) -> bool {

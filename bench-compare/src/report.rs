@@ -35,8 +35,13 @@ impl Line {
         Some(if self.unit.more_is_better() { bar.ratio <= ratio } else { ratio <= bar.ratio })
     }
 
-    fn are_all_met(&self) -> bool {
-        self.bars.iter().all(|bar| self.is_met(*bar) == Some(true))
+    /// Whether all bars are met; `None` where one cannot be judged and none is missed.
+    fn are_all_met(&self) -> Option<bool> {
+        let met: Vec<Option<bool>> = self.bars.iter().map(|bar| self.is_met(*bar)).collect();
+        match met.contains(&Some(false)) {
+            true => Some(false),
+            false => met.into_iter().collect::<Option<Vec<bool>>>().map(|_| true),
+        }
     }
 
     /// The last columns of the table.
@@ -104,11 +109,16 @@ impl Report {
         for remark in &self.remarks {
             println!("     {remark}");
         }
-        let missed: Vec<&str> =
-            self.lines.iter().filter(|line| !line.are_all_met()).map(|line| line.key).collect();
-        match missed.as_slice() {
-            [] => println!("\nEvery bar is met."),
-            missed => println!("\nNot met: {}", missed.join(", ")),
+        let keys = |met| {
+            let lines = self.lines.iter().filter(move |line| line.are_all_met() == met);
+            lines.map(|line| line.key).collect::<Vec<_>>().join(", ")
+        };
+        let (missed, open) = (keys(Some(false)), keys(None));
+        match (missed.as_str(), open.as_str()) {
+            ("", "") => println!("\nEvery bar is met."),
+            ("", open) => println!("\nNo bar is missed. Not judged: {open}"),
+            (missed, "") => println!("\nNot met: {missed}"),
+            (missed, open) => println!("\nNot met: {missed}\nNot judged: {open}"),
         }
         if !self.wanted.is_empty() {
             println!("Only some rows were asked for: {}", self.wanted.join(", "));

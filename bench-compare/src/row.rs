@@ -112,6 +112,15 @@ impl Group {
         self.work.push((contender, Box::new(work)));
     }
 
+    /// Leaves out all contenders but these.
+    pub(crate) fn keep_only(&mut self, contenders: &[Contender]) {
+        for (contender, work) in &mut self.work {
+            if !contenders.contains(contender) {
+                *work = Box::new(|_| Err("not asked for".to_owned()));
+            }
+        }
+    }
+
     /// Says why `contender` does not take part.
     pub(crate) fn leave_out(&mut self, contender: Contender, reason: &'static str) {
         self.add(contender, move |_| Err(reason.to_owned()));
