@@ -93,10 +93,8 @@ impl<S: Storage> Image<S> {
         self.base.as_ref()
     }
 
-    /// Whether [`read_now`](Self::read_now) is worth a try: the storage answers at once, or goes
-    /// through a cache that may have the bytes.
-    #[must_use]
-    pub fn may_answer_now(&self) -> bool {
+    /// Whether the storage answers at once, or goes through a cache that may have the bytes.
+    pub(crate) fn may_answer_now(&self) -> bool {
         self.may_answer_now
     }
 

@@ -234,9 +234,7 @@ impl<S: Storage> BlockDevice for Disk<S> {
                 // As `Image::read` has it, once more: each call that takes the buffer along costs
                 // as much as finding the bytes does.
                 let mut buffer = buffer;
-                if image.may_answer_now()
-                    && let Some(result) = image.read_now(at, &mut buffer)
-                {
+                if let Some(result) = image.read_now(at, &mut buffer) {
                     return (result.map_err(BlockError::from), buffer);
                 }
                 let (result, buffer) = image.read_waiting(at, buffer).await;

@@ -15,7 +15,7 @@ use crate::cache::{DecodedCluster, DecodedKey};
 use crate::image::Found;
 use crate::mapping::RunKind;
 use crate::request::Pin;
-use crate::{Error, Image};
+use crate::{Error, Image, host};
 
 /// Where the bytes of a piece come from.
 enum Source<'a, S: Storage> {
@@ -94,8 +94,12 @@ impl<S: Storage> Image<S> {
     }
 
     /// As [`read_into`](Self::read_into), if there is nothing to wait for, neither a table nor the
-    /// host, and one place has all the bytes. `None` otherwise; `buffer` is unspecified then too.
+    /// host, and one place has all the bytes. `None` otherwise, and at once where the storage
+    /// neither answers inline nor goes through a cache; `buffer` is unspecified then too.
     pub fn read_now(&self, at: GuestOffset, buffer: &mut [u8]) -> Option<Result<(), Error>> {
+        if !self.may_answer_now() {
+            return None;
+        }
         let _pin = self.pin();
         if let Err(error) = self.check_range(at, ByteCount::from_usize(buffer.len())) {
             return Some(Err(error));
@@ -130,9 +134,7 @@ impl<S: Storage> Image<S> {
         at: GuestOffset,
         mut buffer: IoBuffer,
     ) -> (Result<(), Error>, IoBuffer) {
-        if self.may_answer_now()
-            && let Some(result) = self.read_now(at, &mut buffer)
-        {
+        if let Some(result) = self.read_now(at, &mut buffer) {
             return (result, buffer);
         }
         self.read_waiting(at, buffer).await
@@ -166,13 +168,9 @@ impl<S: Storage> Image<S> {
             Ok(Piece { length: whole, source: Source::Host { file, at, purpose } })
                 if whole == length =>
             {
-                let now = match was_asked {
-                    true => None,
-                    false => file.try_read(at, &mut buffer, purpose),
-                };
-                let (result, buffer) = match now {
-                    Some(result) => (result, buffer),
-                    None => file.read(at, buffer, purpose).await,
+                let (result, buffer) = match was_asked {
+                    true => file.read(at, buffer, purpose).await,
+                    false => host::read(file.as_ref(), at, buffer, purpose).await,
                 };
                 (result.map(drop).map_err(Error::from), buffer)
             }
