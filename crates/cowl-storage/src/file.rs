@@ -9,6 +9,7 @@
 //!   - no operation shrinks the file but [`Storage::set_len`](crate::Storage::set_len),
 //!   - a barrier that failed once fails for ever (see `barrier.rs`).
 
+mod around;
 mod barrier;
 mod direct;
 mod open_file;

@@ -43,7 +43,7 @@ pub fn create(target: &Path, image: &NewImage) -> Result<(), CreateError> {
             options.check()?;
             check_data_file(target, options)?;
             let file = Replacement::create(target, Caching::PageCache, Writeback::Early)?;
-            let data = data_file(options, Writeback::Early)?;
+            let data = data_file(options, Caching::PageCache, Writeback::Early)?;
             let files = BuilderFiles {
                 image: Arc::clone(file.file()),
                 data: data.as_ref().map(|data| Arc::clone(data.file())),
@@ -97,8 +97,9 @@ fn data_file_path(options: &CreateOptions) -> Option<&Path> {
 /// A new external data file, if the image shall have one.
 pub(crate) fn data_file(
     options: &CreateOptions,
+    caching: Caching,
     writeback: Writeback,
 ) -> Result<Option<Replacement>, StorageError> {
-    let create = |path| Replacement::create(path, Caching::PageCache, writeback);
+    let create = |path| Replacement::create(path, caching, writeback);
     data_file_path(options).map(create).transpose()
 }

@@ -538,7 +538,8 @@ fn how(options: &Options, target: &Target) -> Result<ConvertOptions, Failure> {
         copy_range: options.copy_range,
         caching: match cache {
             Some(mode) if mode.direct => Caching::Direct,
-            _ => Caching::PageCache,
+            Some(_) => Caching::PageCache,
+            None => Caching::LargeWritesDirect,
         },
         durability: match cache {
             Some(mode) if mode.unsafe_flush => Durability::Unsafe,

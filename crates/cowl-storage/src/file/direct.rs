@@ -21,6 +21,9 @@ use crate::IoBuffer;
 /// more.
 const ALIGNMENT_MAX: u32 = 4096;
 
+/// What every file and device takes, of offsets and of memory.
+pub(super) const ALIGNMENT_SAFE: (u32, u32) = (ALIGNMENT_MAX, ALIGNMENT_MAX);
+
 /// Smallest alignment of a device.
 const ALIGNMENT_MIN: u32 = 512;
 
@@ -41,7 +44,7 @@ impl Direct {
     /// Finds the alignment of `fd`, which is open with `O_DIRECT`.
     pub(crate) fn discover(fd: BorrowedFd<'_>, is_block_device: bool) -> Self {
         let (io_alignment, memory_alignment) =
-            ask(fd).unwrap_or_else(|| probe(fd, is_block_device));
+            alignment_told(fd).unwrap_or_else(|| probe(fd, is_block_device));
         Self { io_alignment, memory_alignment, gate: Arc::default() }
     }
 
@@ -174,8 +177,8 @@ impl Windows {
     }
 }
 
-/// What the kernel says (Linux 6.1 and later).
-fn ask(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+/// What the kernel says (Linux 6.1 and later): alignment of offsets and of memory.
+pub(super) fn alignment_told(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let facts = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let told = StatxFlags::from_bits_retain(facts.stx_mask).contains(StatxFlags::DIOALIGN);
     let io = facts.stx_dio_offset_align;
@@ -200,5 +203,5 @@ fn probe(fd: BorrowedFd<'_>, is_block_device: bool) -> (u32, u32) {
             Err(_) => unit *= 2,
         }
     }
-    (ALIGNMENT_MAX, ALIGNMENT_MAX)
+    ALIGNMENT_SAFE
 }

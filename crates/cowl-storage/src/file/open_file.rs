@@ -14,6 +14,7 @@ use async_lock::{RwLock, RwLockReadGuard};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::around::Around;
 use super::direct::Direct;
 use super::space::{self, Refused};
 use super::writeback::Early;
@@ -42,6 +43,8 @@ pub(crate) struct OpenFile {
     pub(super) can_discard: bool,
     /// `None` through the page cache.
     pub(super) direct: Option<Direct>,
+    /// The way of large writes; `None` where there is only one way.
+    around: Option<Box<Around>>,
     pub(super) refused: Refused,
     /// `None` where the host alone decides when to write back.
     early: Option<Box<Early>>,
@@ -86,11 +89,15 @@ impl OpenFile {
             false => 1,
         };
         let direct = match options.caching {
-            Caching::PageCache => None,
+            Caching::PageCache | Caching::LargeWritesDirect => None,
             Caching::Direct => Some(Direct::discover(fd.as_fd(), is_block_device)),
         };
         let read_only = options.access == Access::ReadOnly;
         let is_cached = kind == FileKind::Regular && direct.is_none() && !read_only;
+        let around = match options.caching {
+            Caching::LargeWritesDirect if is_cached => Around::open(fd.as_fd()).map(Box::new),
+            _ => None,
+        };
         let length = u64::try_from(facts.st_size).unwrap_or(0);
         let early = (is_cached && options.writeback == Writeback::Early)
             .then(|| Box::new(Early::new(if is_emptied(options) { 0 } else { length })));
@@ -113,6 +120,7 @@ impl OpenFile {
             device_block,
             can_discard,
             direct,
+            around,
             refused: Refused::default(),
             early,
             lock: Mutex::new(LockMode::None),
@@ -202,7 +210,8 @@ impl OpenFile {
     /// Writes `bytes` at `at`, through a bounce where needed.
     pub(crate) fn write_now(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
         let Some(direct) = &self.direct else {
-            return transfer::write(self.fd(), at, bytes);
+            let around = self.around.as_ref().and_then(|around| around.write(at, bytes));
+            return around.unwrap_or_else(|| transfer::write(self.fd(), at, bytes));
         };
         if self.is_aligned(at, bytes) {
             let _shared = direct.gate.read_blocking();
@@ -348,7 +357,7 @@ fn open_fd(path: &Path, options: FileOptions) -> Result<OwnedFd, Errno> {
         Existence::MustBeNew => OFlags::CREATE | OFlags::EXCL,
     };
     flags |= match options.caching {
-        Caching::PageCache => OFlags::empty(),
+        Caching::PageCache | Caching::LargeWritesDirect => OFlags::empty(),
         Caching::Direct => OFlags::DIRECT,
     };
     if options.kinds == FileKinds::RegularOnly {

@@ -34,6 +34,12 @@ pub enum Caching {
     PageCache,
     /// Around it (`O_DIRECT`).
     Direct,
+    /// Through it, but for large aligned writes, which go around it where the host can: for whoever
+    /// writes much and needs it durable soon. Writes of the blocking driver; [`UringStorage`]
+    /// takes all of them through the page cache.
+    ///
+    /// [`UringStorage`]: crate::UringStorage
+    LargeWritesDirect,
 }
 
 /// Which kinds of files are accepted.

@@ -5,6 +5,7 @@ mod common;
 mod qemu;
 mod steps;
 
+mod around;
 mod block_device;
 mod file;
 mod layers;

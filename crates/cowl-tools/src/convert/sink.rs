@@ -94,7 +94,7 @@ impl Sink {
                 Image::Raw { file, knows_zero, block }
             }
             TargetImage::Qcow2 { create, preallocation } => {
-                data = crate::create::data_file(create, writeback(options))?;
+                data = crate::create::data_file(create, options.caching, writeback(options))?;
                 let data = data.as_ref().map(HostFile::of);
                 Self::start_qcow2(&output, data, create, *preallocation)?
             }
