@@ -64,7 +64,7 @@ pub struct SnapshotTable {
 /// What [`SnapshotTable::decode`] found in the bytes it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Record {
-    Whole(Box<Snapshot>, usize),
+    Whole(Snapshot, usize),
     NeedsMore(usize),
 }
 
@@ -81,7 +81,7 @@ impl SnapshotTable {
         for snapshot in 0..count {
             match Snapshot::decode(bytes.get(at..).unwrap_or(&[]), snapshot)? {
                 Record::Whole(record, length) => {
-                    table.snapshots.push(*record);
+                    table.snapshots.push(record);
                     end = at + length;
                     at += pad8(length);
                 }
@@ -153,7 +153,7 @@ impl Snapshot {
             instruction_count: extra64(16).filter(|count| *count != u64::MAX),
             unknown_extra: extra.get(EXTRA_KNOWN_LEN..).unwrap_or(&[]).to_vec(),
         };
-        Ok(Record::Whole(Box::new(record), length))
+        Ok(Record::Whole(record, length))
     }
 
     fn encode(&self, bytes: &mut Vec<u8>) {

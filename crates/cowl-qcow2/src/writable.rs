@@ -105,7 +105,7 @@ impl<S: Storage> Layer<S> {
             }
         }
         let snapshots = read_snapshots(self.file().as_ref(), header).await?;
-        add(header.snapshot_offset, snapshots.encode().len() as u64);
+        add(header.snapshot_offset, snapshots.length.get());
         for (index, snapshot) in (0..).zip(&snapshots.snapshots) {
             let l1 = snapshot.l1_table(index, geometry).map_err(|fault| self.corrupt(fault))?;
             add(l1, u64::from(snapshot.l1_entries) * 8);

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Map, MapGuard, OnceCell, TryMutex, new_map};
+use crate::sync::{Map, MapGuard, OnceCell, OnceLock, TryMutex, new_map};
 
 /// Loads what a cache keeps.
 pub trait AsyncLruCacheBackend: Send + Sync {
@@ -131,7 +131,9 @@ const EVICTED_MAX: usize = 1024;
 
 /// The cache; see the file head for what it promises.
 pub struct AsyncLruCache<K, V, B> {
-    map: Map<K, Arc<Entry<V>>>,
+    /// Made by the first load: a map takes 16 KiB, and most images of a chain are never asked for a
+    /// decoded cluster or a refcount.
+    map: OnceLock<Map<K, Arc<Entry<V>>>>,
     backend: B,
     weight: Arc<AtomicUsize>,
     weight_max: usize,
@@ -153,7 +155,7 @@ where
     /// An empty cache of at most `weight_max` bytes.
     pub fn new(backend: B, weight_max: usize) -> Self {
         Self {
-            map: new_map(EVICTED_MAX),
+            map: OnceLock::new(),
             backend,
             weight: Arc::new(AtomicUsize::new(0)),
             weight_max,
@@ -181,7 +183,7 @@ where
 
     /// Looks at the value for `key` if it is here, without waiting and without taking a reference.
     pub fn peek<R>(&self, key: K, look: impl FnOnce(&V) -> R) -> Option<R> {
-        let map = self.map.pin();
+        let map = self.map.get()?.pin();
         let entry = map.get(&key)?;
         let value = entry.value.get()?;
         self.touch(entry);
@@ -196,7 +198,7 @@ where
                 self.touch(&entry);
                 return Ok(Arc::clone(value));
             }
-            let guard = LoadGuard { map: &self.map, key, entry: &entry };
+            let guard = LoadGuard { map: self.map(), key, entry: &entry };
             let load = entry.value.get_or_try_init(|| self.load(key, &entry));
             let value = load.await.map(Arc::clone);
             drop(guard);
@@ -223,25 +225,30 @@ where
     /// What was there lives on for those who hold it; no load for `key` may be under way.
     pub fn insert(&self, key: K, value: Arc<V>) {
         let entry = Entry::new(OnceCell::from(value), self.now());
-        self.map.pin().insert(key, Arc::new(entry));
+        self.map().pin().insert(key, Arc::new(entry));
         self.grown();
     }
 
     /// Takes the value for `key` out of the cache, whatever it is.
     pub fn remove(&self, key: K) {
-        self.map.pin().remove(&key);
+        if let Some(map) = self.map.get() {
+            map.pin().remove(&key);
+        }
     }
 
     /// Takes `value` out if it is there although it was let go: whoever let it go is about to, and
     /// nobody has to wait for that.
     pub(crate) fn remove_retired(&self, key: K, value: &Arc<V>) {
-        self.map.pin().remove_if(&key, |_, entry: &Arc<Entry<V>>| entry.holds(value)).ok();
+        if let Some(map) = self.map.get() {
+            map.pin().remove_if(&key, |_, entry: &Arc<Entry<V>>| entry.holds(value)).ok();
+        }
     }
 
     /// Takes out all values that may go.
     pub fn clear(&self) {
-        let guard = self.map.guard();
-        self.map.retain(|_, entry| entry.value.get().is_none_or(|value| !B::retire(value)), &guard);
+        let Some(map) = self.map.get() else { return };
+        let guard = map.guard();
+        map.retain(|_, entry| entry.value.get().is_none_or(|value| !B::retire(value)), &guard);
         guard.flush();
     }
 
@@ -254,11 +261,15 @@ where
     /// Whether there is no entry, loaded or not.
     #[cfg(all(test, feature = "interleavings"))]
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.pin().len() == 0
+        self.map.get().is_none_or(|map| map.pin().len() == 0)
+    }
+
+    fn map(&self) -> &Map<K, Arc<Entry<V>>> {
+        self.map.get_or_init(|| new_map(EVICTED_MAX))
     }
 
     fn entry(&self, key: K) -> Arc<Entry<V>> {
-        let map = self.map.pin();
+        let map = self.map().pin();
         let new = || Arc::new(Entry::new(OnceCell::new(), self.now()));
         Arc::clone(map.get_or_insert_with(key, new))
     }
@@ -312,9 +323,9 @@ where
 
     /// Evicts down to seven eighths of the limit; returns how many went.
     fn evict_oldest(&self) -> usize {
-        let guard = self.map.guard();
-        let mut entries: Vec<(u64, K)> = self
-            .map
+        let map = self.map();
+        let guard = map.guard();
+        let mut entries: Vec<(u64, K)> = map
             .iter(&guard)
             .filter(|(_, entry)| entry.value.is_initialized())
             .map(|(key, entry)| (entry.last_used.load(Ordering::Relaxed), *key))
@@ -330,7 +341,7 @@ where
             if weight <= target {
                 break;
             }
-            let Some(value) = self.map.get(&key, &guard).and_then(|entry| entry.value.get()) else {
+            let Some(value) = map.get(&key, &guard).and_then(|entry| entry.value.get()) else {
                 continue;
             };
             if !B::retire(value) {
@@ -339,7 +350,7 @@ where
             weight = weight.saturating_sub(B::charge(value).bytes());
             let is_it = |_: &K, entry: &Arc<Entry<V>>| entry.holds(value);
             // Somebody else may have put another value there: that one stays.
-            self.map.remove_if(&key, is_it, &guard).ok();
+            map.remove_if(&key, is_it, &guard).ok();
             evicted += 1;
         }
         // Freed now and together: evicted values are what the limit is about, and each step of the
@@ -430,7 +441,7 @@ mod tests {
     fn a_failed_load_leaves_no_entry_and_the_next_try_loads_again() {
         let cache = Cache::new(Doubler::new(1, 1), 1000);
         assert!(block_on(cache.get_or_insert(4)).is_err());
-        assert_eq!(cache.map.pin().len(), 0);
+        assert_eq!(cache.map().pin().len(), 0);
         assert_eq!(block_on(cache.get_or_insert(4)).unwrap().0, 8);
     }
 
@@ -441,9 +452,9 @@ mod tests {
             let mut load = Box::pin(cache.get_or_insert(4));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             assert!(load.as_mut().poll(&mut context).is_pending());
-            assert_eq!(cache.map.pin().len(), 1);
+            assert_eq!(cache.map().pin().len(), 1);
         }
-        assert_eq!(cache.map.pin().len(), 0);
+        assert_eq!(cache.map().pin().len(), 0);
     }
 
     #[test]
@@ -541,7 +552,7 @@ mod tests {
                 });
             }
         });
-        let held: usize = cache.map.pin().iter().count() * 10;
+        let held: usize = cache.map().pin().iter().count() * 10;
         assert!(held <= 200 && cache.weight() <= 220, "{held} {}", cache.weight());
     }
 }

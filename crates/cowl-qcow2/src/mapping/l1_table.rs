@@ -1,8 +1,9 @@
 //! The active L1 table of an open image, in memory whole.
 //!
-//! Lookups read it without a lock while entries change and while it grows: chunks that double in
-//! size are added at its end and never move. What changed is remembered by sector, until a commit
-//! takes a copy of it.
+//! Lookups read it without a lock while entries change and while it grows: pages are made when they
+//! get their first entry, and never move, so a huge disk with little in it takes little. Where the
+//! pages are stands in chunks that double in size. What changed is remembered by sector, until a
+//! commit takes a copy of it.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -12,18 +13,23 @@ use cowl_format::L1Entry;
 
 use crate::sync::{Mutex, MutexGuard, OnceLock};
 
-/// Entries of the first chunk.
-const FIRST: usize = 1024;
+/// Entries of a page: half a terabyte with clusters of 64 KiB.
+const PAGE: usize = 1024;
 
-/// Enough chunks for the longest table: 4 Mi entries.
-const CHUNKS: usize = 13;
+/// Enough chunks for the pages of the longest table behind the first one: 4 Mi entries.
+const CHUNKS: usize = 12;
 
 /// Entries written together: one sector, which no power cut tears.
 pub(crate) const SECTOR_ENTRIES: usize = 64;
 
+type Page = OnceLock<Box<[AtomicU64]>>;
+
 /// An L1 table.
 pub(crate) struct L1Table {
-    chunks: [OnceLock<Box<[AtomicU64]>>; CHUNKS],
+    /// All there is of most disks, one step nearer.
+    first: Page,
+    /// Of 1, 2, 4, ... pages.
+    chunks: [OnceLock<Box<[Page]>>; CHUNKS],
     /// Sectors that differ from the file.
     dirty: Mutex<BTreeSet<usize>>,
 }
@@ -38,6 +44,7 @@ impl L1Table {
     /// A table of `used` entries, by index, and unallocated elsewhere.
     pub(crate) fn new(used: &[(usize, L1Entry)]) -> Self {
         let table = Self {
+            first: Page::new(),
             chunks: [const { OnceLock::new() }; CHUNKS],
             dirty: Mutex::new(BTreeSet::new()),
         };
@@ -48,10 +55,17 @@ impl L1Table {
     }
 
     /// The entry at `index`; unallocated past the end.
+    #[inline]
     pub(crate) fn get(&self, index: usize) -> L1Entry {
-        let (chunk, within) = place(index);
-        match self.chunks.get(chunk).and_then(OnceLock::get) {
-            Some(entries) => L1Entry::from_raw(entries[within].load(Ordering::Acquire)),
+        let page = match place(index) {
+            None => self.first.get(),
+            Some((chunk, page)) => {
+                let pages = self.chunks.get(chunk).and_then(OnceLock::get);
+                pages.and_then(|pages| pages[page].get())
+            }
+        };
+        match page {
+            Some(entries) => L1Entry::from_raw(entries[index % PAGE].load(Ordering::Acquire)),
             None => L1Entry::UNALLOCATED,
         }
     }
@@ -95,13 +109,22 @@ impl L1Table {
 
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
-        self.chunks.iter().filter_map(OnceLock::get).map(|chunk| size_of_val(&**chunk)).sum()
+        let chunks = || self.chunks.iter().filter_map(OnceLock::get);
+        let places: usize = chunks().map(|pages| size_of_val(&**pages)).sum();
+        let pages = std::iter::once(&self.first).chain(chunks().flat_map(|pages| pages.iter()));
+        places + pages.filter_map(OnceLock::get).map(|page| size_of_val(&**page)).sum::<usize>()
     }
 
     fn store(&self, index: usize, entry: L1Entry) {
-        let (chunk, within) = place(index);
-        let new = || bytemuck::zeroed_slice_box(FIRST << chunk.saturating_sub(1));
-        self.chunks[chunk].get_or_init(new)[within].store(entry.raw(), Ordering::Release);
+        let page = match place(index) {
+            None => &self.first,
+            Some((chunk, page)) => {
+                let new = || std::iter::repeat_with(Page::new).take(1 << chunk).collect();
+                &self.chunks[chunk].get_or_init(new)[page]
+            }
+        };
+        let entries = page.get_or_init(|| bytemuck::zeroed_slice_box(PAGE));
+        entries[index % PAGE].store(entry.raw(), Ordering::Release);
     }
 
     fn dirty(&self) -> MutexGuard<'_, BTreeSet<usize>> {
@@ -109,31 +132,41 @@ impl L1Table {
     }
 }
 
-/// Chunk and place in it: 0..1024, 1024..2048, 2048..4096, ...
-fn place(index: usize) -> (usize, usize) {
-    let doublings = (index / FIRST).checked_ilog2().map_or(0, |log| log as usize + 1);
-    match doublings {
-        0 => (0, index),
-        chunk => (chunk, index - (FIRST << (chunk - 1))),
-    }
+/// Chunk, and page in it; `None` is the first page.
+fn place(index: usize) -> Option<(usize, usize)> {
+    let page = index / PAGE;
+    let chunk = page.checked_ilog2()? as usize;
+    Some((chunk, page - (1 << chunk)))
 }
 
 #[cfg(test)]
 mod tests {
     use cowl_format::L1Entry;
 
-    use super::{CHUNKS, FIRST, L1Table, place};
+    use super::{CHUNKS, L1Table, PAGE, place};
 
     #[test]
-    fn every_index_has_a_place_of_its_own() {
+    fn every_page_has_a_place_of_its_own() {
+        assert_eq!(place(0), None);
+        assert_eq!(place(PAGE - 1), None);
         let mut expected = (0, 0);
-        for index in 0..5 << 20 {
-            let found = place(index);
-            assert_eq!(found, expected);
-            let length = FIRST << found.0.saturating_sub(1);
-            expected = if found.1 + 1 < length { (found.0, found.1 + 1) } else { (found.0 + 1, 0) };
+        for page in 1..4096 {
+            assert_eq!(place(page * PAGE), Some(expected));
+            assert_eq!(place(page * PAGE + PAGE - 1), Some(expected));
+            let is_last = expected.1 + 1 == 1 << expected.0;
+            expected = if is_last { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
         }
-        assert!(place((4 << 20) - 1).0 < CHUNKS);
+        assert_eq!(expected, (CHUNKS, 0), "the longest table ends where the chunks end");
+    }
+
+    #[test]
+    fn one_entry_at_the_end_takes_one_page() {
+        let last = (4 << 20) - 1;
+        let table = L1Table::new(&[(last, L1Entry::from_raw(0x10000))]);
+        assert_eq!(table.get(last).raw(), 0x10000);
+        assert_eq!(table.get(last - PAGE).raw(), 0);
+        assert_eq!(table.get(0).raw(), 0);
+        assert!(table.memory() < 64 << 10);
     }
 
     #[test]
