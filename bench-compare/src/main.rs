@@ -18,6 +18,7 @@ mod read_rows;
 mod readers;
 mod report;
 mod row;
+mod runs;
 mod scale;
 mod serve_rows;
 mod sys;
@@ -61,6 +62,22 @@ fn run(options: &Options) -> Result<(), String> {
         return scale::run(options);
     }
     let fixtures = Fixtures::new(options)?;
+    let mut reports = Vec::new();
+    for number in 1..=options.runs {
+        if 1 < options.runs {
+            println!("\nrun {number} of {}\n", options.runs);
+        }
+        let report = run_once(options, &fixtures)?;
+        report.print();
+        reports.push(report);
+        // What is measured is not lost if a later run is.
+        runs::write_json(&reports, options)?;
+    }
+    runs::print_worst(&reports);
+    runs::write_chart(&reports, options)
+}
+
+fn run_once(options: &Options, fixtures: &Fixtures) -> Result<Report, String> {
     let mut report = Report::new(options);
     for mut group in groups(options) {
         if !group.rows.iter().any(|row| options.wants(row.key)) {
@@ -68,12 +85,10 @@ fn run(options: &Options) -> Result<(), String> {
         }
         group.keep_only(&options.contenders);
         eprintln!("{} ...", group.rows[0].title);
-        let result = measure::measure(&group, &fixtures, options)?;
+        let result = measure::measure(&group, fixtures, options)?;
         report.add(&group, result);
     }
-    report.print();
-    report.write_json(options)?;
-    report.write_chart(options)
+    Ok(report)
 }
 
 fn groups(options: &Options) -> Vec<Group> {

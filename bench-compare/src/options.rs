@@ -13,6 +13,7 @@ bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
   --rows A,B,...   only rows whose key contains one of these (--rows list shows the keys)
   --contenders A,B only these of raw, qemu, imago, qcow2-rs and cowl
   --repeat N       repetitions of each row (7)
+  --runs N         the whole table so many times; then the worst of each row (1)
   --sample MS      length of one sample of reading (700)
   --quick          small images, short samples, 1 repetition: to see that everything works
   --dir DIR        keep the images here, and use those that are here (a temporary folder)
@@ -27,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) rows: Vec<String>,
     pub(crate) contenders: Vec<Contender>,
     pub(crate) repeat: usize,
+    /// How often the whole table is measured.
+    pub(crate) runs: usize,
     /// How long one sample of reading lasts, the warm-up not counted.
     pub(crate) sample: Duration,
     pub(crate) quick: bool,
@@ -56,6 +59,7 @@ impl Options {
             rows: Vec::new(),
             contenders: Contender::ALL.to_vec(),
             repeat: 7,
+            runs: 1,
             sample: Duration::from_millis(700),
             quick: false,
             folder: None,
@@ -81,6 +85,9 @@ impl Options {
                 "--repeat" => {
                     options.repeat = value()?.parse().map_err(|_| "--repeat needs a number")?;
                 }
+                "--runs" => {
+                    options.runs = value()?.parse().map_err(|_| "--runs needs a number")?;
+                }
                 "--sample" => {
                     let sample = value()?.parse().map_err(|_| "--sample needs milliseconds")?;
                     options.sample = Duration::from_millis(sample);
@@ -104,17 +111,28 @@ impl Options {
                 other => return Err(format!("unknown option {other}\n{HELP}")),
             }
         }
-        if options.repeat == 0 {
-            return Err("--repeat needs at least 1".to_owned());
-        }
-        if options.scale && options.contenders != Contender::ALL {
-            return Err("scale measures cowl alone: --contenders has no meaning there".to_owned());
-        }
+        options.check()?;
         if options.rows == ["list"] {
             options.print_keys();
             return Ok(None);
         }
         Ok(Some(options))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let rules = [
+            (self.repeat == 0, "--repeat needs at least 1"),
+            (self.runs == 0, "--runs needs at least 1"),
+            (self.scale && self.runs != 1, "--runs has no meaning for scale"),
+            (
+                self.scale && self.contenders != Contender::ALL,
+                "scale measures cowl alone: --contenders has no meaning there",
+            ),
+        ];
+        match rules.iter().find(|(is_broken, _)| *is_broken) {
+            Some((_, message)) => Err((*message).to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// What `--rows` can name.

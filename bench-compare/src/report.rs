@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::chart::{self, Stripe};
 use crate::measure::{Samples, median};
 use crate::options::Options;
 use crate::row::{Bar, Contender, Group, Unit};
@@ -125,35 +124,32 @@ impl Report {
         }
     }
 
-    pub(crate) fn write_json(&self, options: &Options) -> Result<(), String> {
-        let Some(path) = &options.json else { return Ok(()) };
+    /// The rows and remarks.
+    pub(crate) fn json(&self) -> Value {
         let rows: Vec<Value> = self.lines.iter().map(line_json).collect();
-        let text = serde_json::to_string_pretty(&json!({
-            "quick": options.quick,
-            "rows": rows,
-            "remarks": self.remarks,
-        }));
-        let text = text.map_err(|error| error.to_string())?;
-        std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
+        json!({ "rows": rows, "remarks": self.remarks })
     }
 
-    pub(crate) fn write_chart(&self, options: &Options) -> Result<(), String> {
-        let Some(path) = &options.svg else { return Ok(()) };
-        let stripes = self.lines.iter().flat_map(|line| {
-            line.bars.iter().filter_map(|bar| {
-                let ratio = line.ratio(*bar)?;
-                let more = line.unit.more_is_better();
-                let better = |ratio: f64| if more { ratio } else { ratio.recip() };
-                Some(Stripe {
-                    title: line.title.trim().to_owned(),
-                    reference: bar.reference.name(),
-                    times_better: better(ratio),
-                    wanted: better(bar.ratio),
-                })
+    /// All bars, row by row.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.lines.iter().flat_map(|line| {
+            line.bars.iter().map(|bar| Outcome {
+                title: line.title.clone(),
+                more_is_better: line.unit.more_is_better(),
+                bar: *bar,
+                ratio: line.ratio(*bar),
             })
-        });
-        chart::draw(path, &stripes.collect::<Vec<_>>())
+        })
     }
+}
+
+/// What one run says about one bar.
+pub(crate) struct Outcome {
+    pub(crate) title: String,
+    pub(crate) more_is_better: bool,
+    pub(crate) bar: Bar,
+    /// `None` where one of the two was not measured.
+    pub(crate) ratio: Option<f64>,
 }
 
 fn print_line(line: &Line, notes: Option<&mut Vec<String>>) {

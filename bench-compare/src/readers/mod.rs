@@ -2,6 +2,7 @@
 
 pub(crate) mod cowl;
 pub(crate) mod imago;
+pub(crate) mod library;
 pub(crate) mod qcow2_rs;
 pub(crate) mod qemu;
 pub(crate) mod raw;
