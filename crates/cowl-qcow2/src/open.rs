@@ -159,29 +159,26 @@ async fn read_l1_used<S: Storage>(
             let buffer = IoBuffer::zeroed(ByteCount::new(length).as_usize());
             let (result, buffer) = file.read(here, buffer, purpose).await;
             result?;
-            collect_used(&buffer, ByteCount::new(done / 8).as_usize(), &mut used);
+            let first = ByteCount::new(done / 8).as_usize();
+            let entry = |(index, word)| (first + index, L1Entry::from_raw(word));
+            used.extend(used_words(&buffer).map(entry));
         }
         done += length;
     }
     Ok(used)
 }
 
-/// Appends the entries of an L1 table that are not zero; `bytes` begin with entry `first`.
-fn collect_used(bytes: &[u8], first: usize, used: &mut Vec<(usize, L1Entry)>) {
-    /// Looked at together: of a huge disk with little in it nearly all are zero.
-    const ENTRIES: usize = 64;
-    for (stretch, bytes) in bytes.chunks(ENTRIES * 8).enumerate() {
-        if bytes.iter().fold(0, |sum, byte| sum | byte) == 0 {
-            continue;
-        }
-        let first = first + stretch * ENTRIES;
-        for (index, word) in (first..).zip(bytes.chunks_exact(8)) {
-            match u64::from_be_bytes(word.try_into().expect("8 bytes")) {
-                0 => {}
-                raw => used.push((index, L1Entry::from_raw(raw))),
-            }
-        }
-    }
+/// The entries of a table that are not zero, with their indices, in order.
+pub(crate) fn used_words(bytes: &[u8]) -> impl Iterator<Item = (usize, u64)> {
+    /// Entries that are looked at together: of most tables nearly all are zero.
+    const STRETCH: usize = 64;
+    let stretches = bytes.chunks(STRETCH * 8).enumerate();
+    let used = stretches.filter(|(_, bytes)| bytes.iter().fold(0, |sum, byte| sum | byte) != 0);
+    let words = used.flat_map(|(stretch, bytes)| {
+        let word = |word: &[u8]| u64::from_be_bytes(word.try_into().expect("8 bytes"));
+        (stretch * STRETCH..).zip(bytes.chunks_exact(8).map(word))
+    });
+    words.filter(|(_, word)| *word != 0)
 }
 
 /// How many of the `left` bytes of an L1 table at `at`, whole entries, are to be read next, or are
@@ -299,4 +296,25 @@ async fn snapshot_view<S: Storage>(file: &S, header: &Header, wanted: &str) -> R
 
 fn corrupt<S: Storage>(file: &S, corruption: Corruption) -> Error {
     Error::Corrupt { path: file.name().to_owned(), corruption }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::used_words;
+
+    #[test]
+    fn used_words_are_found_wherever_they_are() {
+        for count in [0, 1, 63, 64, 65, 200] {
+            for used in 0..count {
+                let mut bytes = vec![0; count * 8];
+                bytes[used * 8 + 7] = 5;
+                assert_eq!(used_words(&bytes).collect::<Vec<_>>(), [(used, 5)]);
+                bytes[used * 8] = 1;
+                assert_eq!(used_words(&bytes).collect::<Vec<_>>(), [(used, (1 << 56) + 5)]);
+            }
+            let all = vec![1; count * 8];
+            let indices: Vec<usize> = used_words(&all).map(|(index, _)| index).collect();
+            assert_eq!(indices, (0..count).collect::<Vec<_>>());
+        }
+    }
 }

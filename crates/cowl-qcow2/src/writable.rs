@@ -11,7 +11,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::allocator::{RoleMap, Space};
 use crate::check::{StaleRefcount, stale_refcounts};
-use crate::open::read_snapshots;
+use crate::open::{read_snapshots, used_words};
 use crate::writer::Writer;
 use crate::{Error, Layer};
 
@@ -41,8 +41,8 @@ impl<S: Storage> Layer<S> {
             let entries = header.l1_entries;
             return Err(self.corrupt(Corruption::L1TooSmall { entries, needed }));
         }
-        let table = self.read_refcount_table().await?;
-        let roles = self.roles(&table, used_l1).await?;
+        let (table, used_blocks) = self.read_refcount_table().await?;
+        let roles = self.roles(&used_blocks, used_l1).await?;
         let end = self.geometry().clusters_for(file.len().await?.get());
         let space = Space::new(table, header.refcount_table_offset, end);
         let is_lazy = header.compatible.contains(CompatibleFeatures::LAZY_REFCOUNTS);
@@ -66,21 +66,28 @@ impl<S: Storage> Layer<S> {
         self.mark_clean().await
     }
 
-    async fn read_refcount_table(&self) -> Result<Vec<RefcountTableEntry>, Error> {
+    /// The refcount table, and those of its entries that are not zero.
+    async fn read_refcount_table(
+        &self,
+    ) -> Result<(Vec<RefcountTableEntry>, Vec<RefcountTableEntry>), Error> {
         let header = self.header();
         let buffer = IoBuffer::zeroed(header.refcount_table_bytes().as_usize());
         let at = header.refcount_table_offset;
         let (result, buffer) = self.file().read(at, buffer, Purpose::RefcountTable).await;
         result?;
-        let word = |word: &[u8]| u64::from_be_bytes(word.try_into().expect("8 bytes"));
-        let entries = buffer.chunks_exact(8);
-        Ok(entries.map(|entry| RefcountTableEntry::from_raw(word(entry))).collect())
+        let mut table = vec![RefcountTableEntry::default(); buffer.len() / 8];
+        let mut used = Vec::new();
+        for (index, word) in used_words(&buffer) {
+            table[index] = RefcountTableEntry::from_raw(word);
+            used.push(table[index]);
+        }
+        Ok((table, used))
     }
 
     /// Where metadata lies.
     async fn roles(
         &self,
-        table: &[RefcountTableEntry],
+        used_blocks: &[RefcountTableEntry],
         used_l1: &[(usize, L1Entry)],
     ) -> Result<RoleMap, Error> {
         let header = self.header();
@@ -94,7 +101,7 @@ impl<S: Storage> Layer<S> {
         add(HostOffset::ZERO, 1);
         add(header.l1_offset, u64::from(header.l1_entries) * 8);
         add(header.refcount_table_offset, header.refcount_table_bytes().get());
-        for entry in table {
+        for entry in used_blocks {
             if let Some(block) = entry.block(geometry).map_err(|fault| self.corrupt(fault))? {
                 add(block, geometry.cluster_size());
             }
