@@ -5,7 +5,8 @@
 //! has to wait for a disk makes its thread wait.
 //!
 //! Invariants:
-//!   - a hot read or write is one system call: no lock, no allocation, no second call,
+//!   - a hot read or write is one system call: no lock, no allocation, no second call (but for a
+//!     large write that was refused on its way around the page cache),
 //!   - no operation shrinks the file but [`Storage::set_len`](crate::Storage::set_len),
 //!   - a barrier that failed once fails for ever (see `barrier.rs`).
 

@@ -134,22 +134,29 @@ impl Replacement {
             self.file.barrier(Purpose::Barrier).await?;
         }
         let target = self.target;
+        let folder = match target.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let in_folder = |operation| {
+            move |source| StorageError {
+                path: folder.to_owned(),
+                operation,
+                purpose: durable.then_some(Purpose::Barrier),
+                range: None,
+                source,
+            }
+        };
+        // Before the file has its name: what cannot be made durable must not get it.
+        let opened = match durable {
+            true => Some(File::open(folder).map_err(in_folder(Operation::Open))?),
+            false => None,
+        };
         self.temporary.persist(&target).map_err(|error| open_error(&target, error.error))?;
         drop(self.unfinished);
         drop(self.existing);
-        if durable {
-            let folder = match target.parent() {
-                Some(folder) if folder != Path::new("") => folder,
-                _ => Path::new("."),
-            };
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|source| StorageError {
-                path: folder.to_owned(),
-                operation: Operation::Barrier,
-                purpose: Some(Purpose::Barrier),
-                range: None,
-                source,
-            })?;
+        if let Some(opened) = opened {
+            opened.sync_all().map_err(in_folder(Operation::Barrier))?;
         }
         Ok(())
     }

@@ -108,7 +108,7 @@ const OPTIONS: &[Opt<Flag>] = &[
         't',
         &["output-cache"],
         Takes::Value("CACHE"),
-        "How the target is cached (unsafe: made durable once, at the end).",
+        "How the target is cached (whichever way is faster; unsafe: not made durable).",
     ),
     short(
         Flag::OutOfOrder,

@@ -160,6 +160,17 @@ impl OpenFile {
         self.kind
     }
 
+    /// Whether large writes have a way of their own.
+    #[cfg(test)]
+    pub(super) fn has_second_way(&self) -> bool {
+        self.around.is_some()
+    }
+
+    /// Closes the way of large writes.
+    pub(crate) fn with_one_way(self) -> Self {
+        Self { around: None, ..self }
+    }
+
     /// Whether offset, length and memory of a request need no bounce.
     #[inline]
     pub(crate) fn is_aligned(&self, at: u64, bytes: &[u8]) -> bool {
@@ -210,8 +221,10 @@ impl OpenFile {
     /// Writes `bytes` at `at`, through a bounce where needed.
     pub(crate) fn write_now(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
         let Some(direct) = &self.direct else {
-            let around = self.around.as_ref().and_then(|around| around.write(at, bytes));
-            return around.unwrap_or_else(|| transfer::write(self.fd(), at, bytes));
+            return match &self.around {
+                Some(around) => around.write(self.fd(), at, bytes),
+                None => transfer::write(self.fd(), at, bytes),
+            };
         };
         if self.is_aligned(at, bytes) {
             let _shared = direct.gate.read_blocking();

@@ -34,9 +34,9 @@ pub enum Caching {
     PageCache,
     /// Around it (`O_DIRECT`).
     Direct,
-    /// Through it, but for large aligned writes, which go around it where the host can: for whoever
-    /// writes much and needs it durable soon. Writes of the blocking driver; [`UringStorage`]
-    /// takes all of them through the page cache.
+    /// Through it, but for large aligned writes, which go around it where the host can and while
+    /// that is faster: for whoever writes much and needs it durable soon. Files and the blocking
+    /// driver only; devices and [`UringStorage`] take everything through the page cache.
     ///
     /// [`UringStorage`]: crate::UringStorage
     LargeWritesDirect,

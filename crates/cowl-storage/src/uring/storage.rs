@@ -171,7 +171,7 @@ impl UringStorage {
 
 impl From<FileStorage> for UringStorage {
     fn from(storage: FileStorage) -> Self {
-        let file = Arc::new(storage.into_open_file());
+        let file = Arc::new(storage.into_open_file().with_one_way());
         Self { file, flights: Arc::default(), writeback: Background::default() }
     }
 }

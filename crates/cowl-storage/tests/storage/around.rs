@@ -5,7 +5,7 @@ use cowl_storage::{
 };
 use proptest::prelude::*;
 
-use crate::common::{NEW, NEW_DIRECT, Scratch, at, bytes, file_with, read, scratch, skip, wait};
+use crate::common::{NEW, NEW_DIRECT, at, bytes, file_with, read, scratch, skip, wait};
 
 const LARGE_DIRECT: FileOptions = FileOptions { caching: Caching::LargeWritesDirect, ..NEW };
 
@@ -100,37 +100,10 @@ proptest! {
     }
 }
 
-/// Whether the page cache has a block of the file.
-fn is_cached(scratch: &Scratch, offset: u64) -> bool {
-    let options = FileOptions { lock: cowl_storage::LockMode::None, ..FileOptions::read_only() };
-    let storage = UringStorage::open(&scratch.path, options).unwrap();
-    let mut block = IoBuffer::zeroed(4096);
-    storage.try_read(at(offset), &mut block, Purpose::GuestData).is_some()
-}
-
 fn write_large(storage: &FileStorage, offset: u64) {
     let mut buffer = IoBuffer::zeroed(LARGE);
     buffer.fill(7);
     wait(storage.write(at(offset), buffer, Purpose::GuestData)).0.unwrap();
-}
-
-#[test]
-fn only_large_aligned_writes_leave_the_page_cache_alone() {
-    if FileStorage::open(&scratch().path, NEW_DIRECT).is_err() {
-        return skip("this file system knows no O_DIRECT");
-    }
-    let (storage, scratch) = file_with(b"", LARGE_DIRECT);
-    write_large(&storage, 0);
-    write_large(&storage, (4 << 20) + 1);
-    let small = IoBuffer::zeroed(4096);
-    wait(storage.write(at(8 << 20), small, Purpose::GuestData)).0.unwrap();
-    assert!(!is_cached(&scratch, 4096), "a large write");
-    assert!(is_cached(&scratch, (4 << 20) + 4096), "one that is not aligned");
-    assert!(is_cached(&scratch, 8 << 20), "a small one");
-
-    let (storage, scratch) = file_with(b"", NEW);
-    write_large(&storage, 0);
-    assert!(is_cached(&scratch, 4096), "a large write of a file that was not opened like this");
 }
 
 #[test]
@@ -162,15 +135,35 @@ fn threads_that_write_large_and_small_parts_of_one_file_do_not_lose_each_other()
     assert_eq!(content.len(), 23 * 2 * LARGE + LARGE + 4096);
 }
 
+/// Descriptors of this process that show the file at `path`.
+fn descriptors(path: &std::path::Path) -> usize {
+    let path = std::fs::canonicalize(path).unwrap();
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let shows = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file == path))
+    };
+    all.map(shows).filter(|shows| *shows).count()
+}
+
 #[test]
-fn devices_and_files_for_reading_have_no_second_way() {
-    let (storage, _scratch) = file_with(
-        &[7; 5000],
-        FileOptions { access: cowl_storage::Access::ReadOnly, ..LARGE_DIRECT },
-    );
-    let (result, _) = wait(storage.write(at(0), IoBuffer::zeroed(LARGE), Purpose::GuestData));
-    assert_eq!(result.unwrap_err().errno(), 9);
-    let options = FileOptions { caching: Caching::LargeWritesDirect, ..crate::common::DEVICE };
-    let nothing = FileStorage::open("/dev/null", options).unwrap();
-    write_large(&nothing, 0);
+fn only_files_that_a_blocking_driver_writes_are_open_twice() {
+    let scratch = scratch();
+    if FileStorage::open(&scratch.path, NEW_DIRECT).is_err() {
+        return skip("this file system knows no O_DIRECT");
+    }
+    let path = &scratch.path;
+    let storage = FileStorage::open(path, LARGE_DIRECT).unwrap();
+    assert_eq!(descriptors(path), 2);
+    // The ring writes on its own.
+    let ring = UringStorage::from(storage);
+    assert_eq!(descriptors(path), 1);
+    drop(ring);
+    assert_eq!(descriptors(path), 0);
+    let reading = FileOptions {
+        access: cowl_storage::Access::ReadOnly,
+        existence: cowl_storage::Existence::MustExist,
+        ..LARGE_DIRECT
+    };
+    let _reading = FileStorage::open(path, reading).unwrap();
+    assert_eq!(descriptors(path), 1);
 }

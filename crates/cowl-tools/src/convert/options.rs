@@ -65,7 +65,7 @@ pub struct ConvertOptions {
     pub salvage: bool,
     /// Let the host copy from file to file where it can.
     pub copy_range: bool,
-    /// Whether the target passes through the page cache.
+    /// How the target passes through the page cache, or around it.
     pub caching: Caching,
     /// Whether the target is durable in the end.
     pub durability: Durability,
