@@ -249,37 +249,8 @@ fn creating_over_an_image_in_use_leaves_its_bytes_alone() {
 }
 
 #[test]
-fn two_writers_in_one_process_exclude_each_other() {
-    let scratch = scratch();
-    let first = FileStorage::open(&scratch.path, FileOptions::create()).unwrap();
-    let error = FileStorage::open(&scratch.path, FileOptions::read_write()).unwrap_err();
-    let conflict = conflict(&error);
-    assert_eq!(conflict.holders.len(), 1);
-    assert!(conflict.holders[0].is_self);
-    drop(first);
-    FileStorage::open(&scratch.path, FileOptions::read_write()).unwrap();
-}
-
-#[test]
 fn a_character_device_is_not_locked() {
     let options = FileOptions { existence: Existence::MustExist, ..FileOptions::create() };
     let _first = FileStorage::open("/dev/null", options).unwrap();
     FileStorage::open("/dev/null", options).unwrap();
-}
-
-#[test]
-fn a_lock_that_cannot_be_raised_stays_what_it_was() {
-    let scratch = scratch();
-    std::fs::write(&scratch.path, b"content").unwrap();
-    let options = FileOptions { lock: LockMode::ReadOnly, ..FileOptions::read_write() };
-    let first = FileStorage::open(&scratch.path, options).unwrap();
-    let second = FileStorage::open(&scratch.path, options).unwrap();
-    assert!(first.change_lock(LockMode::ReadWrite).is_err());
-    // A half-raised lock would keep this one out.
-    drop(open(&scratch.path, LockMode::ReadOnly).unwrap());
-    drop(second);
-    first.change_lock(LockMode::ReadWrite).unwrap();
-    assert_eq!(outcome(&scratch.path, LockMode::ReadOnly).as_deref(), SHARED_WRITE);
-    first.change_lock(LockMode::None).unwrap();
-    assert_eq!(outcome(&scratch.path, LockMode::ReadWrite), None);
 }
