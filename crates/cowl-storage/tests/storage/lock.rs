@@ -1,12 +1,9 @@
 //! Image locks, in both directions against QEMU and among ourselves.
 
-use std::path::Path;
-
 use crate::common::{Scratch, scratch};
+use crate::locking::{conflict, open, outcome};
 use crate::qemu::{self, Holder};
-use cowl_storage::{
-    Access, Existence, FileOptions, FileStorage, LockConflict, LockMode, Operation, StorageError,
-};
+use cowl_storage::{Existence, FileOptions, FileStorage, LockMode};
 
 const RW: &[&str] = &["-f", "qcow2"];
 const RO: &[&str] = &["-r", "-f", "qcow2"];
@@ -18,30 +15,6 @@ fn image() -> Scratch {
     let scratch = scratch();
     qemu::create_qcow2(&scratch.path);
     scratch
-}
-
-fn open(path: &Path, lock: LockMode) -> Result<FileStorage, StorageError> {
-    let access = match lock {
-        LockMode::ReadWrite | LockMode::ReadWriteShared | LockMode::Create => Access::ReadWrite,
-        LockMode::None
-        | LockMode::ReadOnly
-        | LockMode::Info
-        | LockMode::ForceShare
-        | LockMode::ReadOnlyShared => Access::ReadOnly,
-    };
-    let existence = Existence::MustExist;
-    FileStorage::open(path, FileOptions { access, existence, lock, ..FileOptions::read_only() })
-}
-
-/// What opening says: nothing, or QEMU's words for the conflict.
-fn outcome(path: &Path, lock: LockMode) -> Option<String> {
-    open(path, lock).err().map(|error| conflict(&error).qemu_message())
-}
-
-fn conflict(error: &StorageError) -> &LockConflict {
-    assert_eq!(error.operation, Operation::Lock);
-    assert_eq!(error.errno(), 11);
-    error.lock_conflict().unwrap_or_else(|| panic!("{error} is no conflict"))
 }
 
 #[track_caller]
