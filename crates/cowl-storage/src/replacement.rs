@@ -89,10 +89,7 @@ impl Replacement {
             )?),
             Err(_) => None,
         };
-        let folder = match real.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(&real);
         let options = FileOptions {
             access: Access::ReadWrite,
             existence: Existence::MustBeNew,
@@ -134,18 +131,9 @@ impl Replacement {
             self.file.barrier(Purpose::Barrier).await?;
         }
         let target = self.target;
-        let folder = match target.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(&target);
         let in_folder = |operation| {
-            move |source| StorageError {
-                path: folder.to_owned(),
-                operation,
-                purpose: durable.then_some(Purpose::Barrier),
-                range: None,
-                source,
-            }
+            move |source| StorageError::new(folder, operation, Some(Purpose::Barrier), None, source)
         };
         // Before the file has its name: what cannot be made durable must not get it.
         let opened = match durable {
@@ -159,6 +147,14 @@ impl Replacement {
             opened.sync_all().map_err(in_folder(Operation::Barrier))?;
         }
         Ok(())
+    }
+}
+
+/// The folder that `path` is a name in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
     }
 }
 

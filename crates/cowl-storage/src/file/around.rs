@@ -74,7 +74,7 @@ impl Around {
     /// `None` where the bytes have to go through the page cache.
     fn write_around(&self, at: u64, bytes: &[u8]) -> Option<Result<(), Errno>> {
         let written = rustix::io::pwrite(&self.fd, bytes, at);
-        if matches!(written, Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)) {
+        if written.is_err_and(is_refusal) {
             self.refused.store(true, Ordering::Relaxed);
         }
         outcome(written, bytes.len())
@@ -88,13 +88,18 @@ impl Around {
     }
 }
 
+/// Whether the file takes no direct write of this kind, whatever its bytes.
+fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
+}
+
 /// What a direct write of `length` bytes came to; `None` where it has to be done again, through the
 /// page cache.
 fn outcome(written: Result<usize, Errno>, length: usize) -> Option<Result<(), Errno>> {
     match written {
         Ok(count) => (count == length).then_some(Ok(())),
         Err(Errno::INTR | Errno::AGAIN) => None,
-        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => None,
+        Err(errno) if is_refusal(errno) => None,
         Err(errno) => Some(Err(errno)),
     }
 }
@@ -129,8 +134,7 @@ impl Pace {
             false => (Way::Around, Way::Through),
         };
         // An unknown way counts as the faster one.
-        let is_probe = 0 < through && 0 < around && turn % Self::PROBE == Self::PROBE - 1;
-        if is_probe { other } else { faster }
+        if turn % Self::PROBE == Self::PROBE - 1 { other } else { faster }
     }
 
     /// A write of `length` bytes took so long.
@@ -140,10 +144,10 @@ impl Pace {
             Way::Around => &self.around,
         };
         let each = (nanoseconds << 20) / length.max(1) as u128;
-        let each = u64::try_from(each).unwrap_or(u64::MAX / 4).clamp(1, u64::MAX / 4);
+        let each = u64::try_from(each).unwrap_or(u64::MAX).clamp(1, u64::MAX / 4);
         let before = lately.load(Ordering::Relaxed);
         let after = if before == 0 { each } else { (before * 3 + each) / 4 };
-        lately.store(after.max(1), Ordering::Relaxed);
+        lately.store(after, Ordering::Relaxed);
     }
 }
 
