@@ -30,8 +30,7 @@ impl Line {
     }
 
     fn is_met(&self, bar: Bar) -> Option<bool> {
-        let ratio = self.ratio(bar)?;
-        Some(if self.unit.more_is_better() { bar.ratio <= ratio } else { ratio <= bar.ratio })
+        Some(bar.is_met_by(self.ratio(bar)?, self.unit))
     }
 
     /// Whether all bars are met; `None` where one cannot be judged and none is missed.
@@ -41,19 +40,6 @@ impl Line {
             true => Some(false),
             false => met.into_iter().collect::<Option<Vec<bool>>>().map(|_| true),
         }
-    }
-
-    /// The last columns of the table.
-    fn bar_text(&self, bar: Bar) -> String {
-        let sign = if self.unit.more_is_better() { ">=" } else { "<=" };
-        let ratio = self.ratio(bar).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let met = match self.is_met(bar) {
-            Some(true) => "yes",
-            Some(false) => "NO",
-            None => "?",
-        };
-        let text = format!("{sign} {} x {}", bar.ratio, bar.reference.name());
-        format!("{ratio:>8}  {text:18} {met}")
     }
 }
 
@@ -135,7 +121,7 @@ impl Report {
         self.lines.iter().flat_map(|line| {
             line.bars.iter().map(|bar| Outcome {
                 title: line.title.clone(),
-                more_is_better: line.unit.more_is_better(),
+                unit: line.unit,
                 bar: *bar,
                 ratio: line.ratio(*bar),
             })
@@ -146,7 +132,7 @@ impl Report {
 /// What one run says about one bar.
 pub(crate) struct Outcome {
     pub(crate) title: String,
-    pub(crate) more_is_better: bool,
+    pub(crate) unit: Unit,
     pub(crate) bar: Bar,
     /// `None` where one of the two was not measured.
     pub(crate) ratio: Option<f64>,
@@ -175,7 +161,7 @@ fn print_line(line: &Line, notes: Option<&mut Vec<String>>) {
     }
     let width = text.chars().count();
     for bar in &line.bars {
-        println!("{text:width$}{}", line.bar_text(*bar));
+        println!("{text:width$}{}", bar.text(line.ratio(*bar), line.unit));
         // Further bars of the same numbers stand below the first.
         text.clear();
     }

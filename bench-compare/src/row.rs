@@ -60,6 +60,26 @@ pub(crate) struct Bar {
     pub(crate) ratio: f64,
 }
 
+impl Bar {
+    /// Whether a row of `unit` with this ratio reaches it.
+    pub(crate) fn is_met_by(self, ratio: f64, unit: Unit) -> bool {
+        if unit.more_is_better() { self.ratio <= ratio } else { ratio <= self.ratio }
+    }
+
+    /// The last columns of a table: the bar, and whether `ratio` reaches it.
+    pub(crate) fn text(self, ratio: Option<f64>, unit: Unit) -> String {
+        let sign = if unit.more_is_better() { ">=" } else { "<=" };
+        let met = match ratio.map(|ratio| self.is_met_by(ratio, unit)) {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "?",
+        };
+        let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let text = format!("{sign} {} x {}", self.ratio, self.reference.name());
+        format!("{ratio:>8}  {text:18} {met}")
+    }
+}
+
 /// One line of the table.
 pub(crate) struct Row {
     pub(crate) key: &'static str,

@@ -18,13 +18,8 @@ struct Spread {
 impl Spread {
     /// The ratio furthest on the wrong side.
     fn worst(&self) -> Option<f64> {
-        let worse = if self.outcome.more_is_better { f64::min } else { f64::max };
+        let worse = if self.outcome.unit.more_is_better() { f64::min } else { f64::max };
         self.ratios.iter().copied().reduce(worse)
-    }
-
-    fn is_met(&self) -> Option<bool> {
-        let (worst, bar) = (self.worst()?, self.outcome.bar.ratio);
-        Some(if self.outcome.more_is_better { bar <= worst } else { worst <= bar })
     }
 }
 
@@ -52,16 +47,8 @@ pub(crate) fn print_worst(reports: &[Report]) {
     println!("\nratios of {} runs, and the worst of them\n", reports.len());
     for spread in spreads(reports) {
         let ratios: String = spread.ratios.iter().map(|ratio| format!("{ratio:>7.2}")).collect();
-        let Outcome { title, more_is_better, bar, .. } = &spread.outcome;
-        let sign = if *more_is_better { ">=" } else { "<=" };
-        let worst = spread.worst().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let met = match spread.is_met() {
-            Some(true) => "yes",
-            Some(false) => "NO",
-            None => "?",
-        };
-        let bar = format!("{sign} {} x {}", bar.ratio, bar.reference.name());
-        println!("{title:50}{ratios}  worst {worst:>6}  {bar:18} {met}");
+        let Outcome { title, unit, bar, .. } = &spread.outcome;
+        println!("{title:50}{ratios}  worst{}", bar.text(spread.worst(), *unit));
     }
 }
 
@@ -79,8 +66,8 @@ pub(crate) fn write_chart(reports: &[Report], options: &Options) -> Result<(), S
     let Some(path) = &options.svg else { return Ok(()) };
     let stripes = spreads(reports).into_iter().filter_map(|spread| {
         let ratio = spread.worst()?;
-        let Outcome { title, more_is_better, bar, .. } = spread.outcome;
-        let better = |ratio: f64| if more_is_better { ratio } else { ratio.recip() };
+        let Outcome { title, unit, bar, .. } = spread.outcome;
+        let better = |ratio: f64| if unit.more_is_better() { ratio } else { ratio.recip() };
         Some(Stripe {
             title: title.trim().to_owned(),
             reference: bar.reference.name(),

@@ -43,7 +43,7 @@ impl Streams {
         for l1 in entries(header.l1_offset.get(), header.l1_entries as usize)? {
             let table = cowl_format::L1Entry::from_raw(l1).table(geometry);
             let Some(table) = table.map_err(|error| words(&error))? else { continue };
-            for raw in entries(table.get(), geometry.cluster_len() / 8)? {
+            for raw in entries(table.get(), geometry.l2_entries() as usize)? {
                 let entry = L2Entry { raw, bitmap: 0 };
                 let mapping = entry.decode(GuestOffset::ZERO, geometry, header.version, false);
                 if let Ok(ClusterMapping::Compressed(descriptor)) = mapping {
