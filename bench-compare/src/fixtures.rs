@@ -1,4 +1,5 @@
-//! The images that everybody works on. QEMU makes them, so that nobody reads his own handwriting.
+//! The images that everybody works on. QEMU makes them, so that nobody reads his own handwriting;
+//! but for one, for the row that says what that handwriting is worth.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -71,6 +72,11 @@ impl Fixtures {
 
     /// Makes `name` with qemu-img unless it is there.
     fn by_qemu(&self, name: &str, arguments: &[&str]) -> Result<PathBuf, String> {
+        self.by(&self.qemu_img, name, arguments)
+    }
+
+    /// Makes `name` with a program unless it is there.
+    fn by(&self, program: &Path, name: &str, arguments: &[&str]) -> Result<PathBuf, String> {
         let path = self.path(name);
         if !path.exists() {
             let unfinished = self.text(&format!("{name}.unfinished"));
@@ -78,7 +84,7 @@ impl Fixtures {
                 .iter()
                 .map(|argument| if *argument == "TARGET" { unfinished.as_str() } else { argument })
                 .collect();
-            process::run(&self.qemu_img, &arguments)?;
+            process::run(program, &arguments)?;
             fs::rename(&unfinished, &path).map_err(|error| error.to_string())?;
         }
         Ok(path)
@@ -115,6 +121,15 @@ impl Fixtures {
         let name = format!("{kind}.qcow2");
         let arguments = ["convert", "-c", "-m", "16", "-W", "-O", "qcow2", "-o", &options];
         self.by_qemu(&name, &[&arguments[..], &[&source, "TARGET"]].concat())
+    }
+
+    /// The same bytes in zstd clusters as cowl writes them.
+    pub(crate) fn compressed_by_cowl(&self) -> Result<PathBuf, String> {
+        let source = self.binaries()?;
+        let source = source.to_string_lossy();
+        let options = "compression_type=zstd";
+        let arguments = ["convert", "-c", "-O", "qcow2", "-o", options, &source, "TARGET"];
+        self.by(&self.cowl, "zstd-by-cowl.qcow2", &arguments)
     }
 
     /// A huge disk with all its tables and no data.

@@ -53,6 +53,7 @@ pub(crate) fn groups(options: &Options) -> Vec<Group> {
         huge(options),
         compressed(options, "zlib-rand", "4K randread, zlib clusters, depth 32", zlib, 32),
         compressed(options, "zstd-rand", "4K randread, zstd clusters, depth 32", zstd, 32),
+        compressed(options, "zstd-own", "  written by cowl, in blocks of 16 KiB", own, 32),
         compressed(options, "zlib-seq", "4K sequential read, zlib clusters", zlib, 1),
     ]
 }
@@ -63,6 +64,10 @@ fn zlib(fixtures: &Fixtures) -> Result<PathBuf, String> {
 
 fn zstd(fixtures: &Fixtures) -> Result<PathBuf, String> {
     fixtures.compressed("zstd")
+}
+
+fn own(fixtures: &Fixtures) -> Result<PathBuf, String> {
+    fixtures.compressed_by_cowl()
 }
 
 fn row(key: &'static str, title: &str, reference: Contender, ratio: f64) -> Row {

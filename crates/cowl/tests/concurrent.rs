@@ -89,7 +89,48 @@ fn content(length: usize, noise: &mut Noise) -> Vec<u8> {
     bytes
 }
 
-fn fixture(compression: &str) -> Option<Fixture> {
+/// Who wrote the compressed clusters, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    Zlib,
+    /// By QEMU: a cluster is one block.
+    Zstd,
+    /// By cowl: a cluster is several blocks, and may be read in part.
+    ZstdInBlocks,
+}
+
+impl Streams {
+    const ALL: [Self; 3] = [Self::Zlib, Self::Zstd, Self::ZstdInBlocks];
+
+    fn option(self) -> &'static str {
+        match self {
+            Self::Zlib => "compression_type=zlib",
+            Self::Zstd | Self::ZstdInBlocks => "compression_type=zstd",
+        }
+    }
+}
+
+/// Writes `bytes` to a new image as compressed clusters.
+fn compress(image: &Path, bytes: &[u8], streams: Streams) {
+    let folder = image.parent().unwrap();
+    if streams != Streams::ZstdInBlocks {
+        let source = folder.join("full.raw");
+        std::fs::write(&source, bytes).unwrap();
+        let (source, image) = (source.to_str().unwrap(), image.to_str().unwrap());
+        let options = ["convert", "-c", "-O", "qcow2", "-o", streams.option()];
+        return run("qemu-img", folder, &[&options[..], &[source, image]].concat());
+    }
+    let (image, size) = (image.to_str().unwrap(), bytes.len().to_string());
+    let create = ["create", "-f", "qcow2", "-o", streams.option(), image, &size];
+    run("qemu-img", folder, &create);
+    let options = OpenOptions { access: cowl::Access::ReadWrite, ..OpenOptions::local() };
+    let disk = Disk::open(Path::new(image), &options).unwrap();
+    let write = disk.qcow2().unwrap().write_compressed(GuestOffset::ZERO, bytes);
+    pollster::block_on(write).unwrap();
+    disk.close().unwrap();
+}
+
+fn fixture(streams: Streams) -> Option<Fixture> {
     if Command::new("qemu-img").arg("--version").output().is_err() {
         eprintln!("SKIPPED: qemu-img is not installed");
         return None;
@@ -103,10 +144,7 @@ fn fixture(compression: &str) -> Option<Fixture> {
     std::fs::write(path.join("base.raw"), &base).unwrap();
     let size = SIZE.to_string();
     // Compressed, and with a piece at its end that the base does not have.
-    std::fs::write(path.join("full.raw"), &model).unwrap();
-    let options = format!("compression_type={compression}");
-    let convert = ["convert", "-c", "-O", "qcow2", "-o", &options, "full.raw", "mid.qcow2"];
-    run("qemu-img", path, &convert);
+    compress(&path.join("mid.qcow2"), &model, streams);
     let rebase = ["rebase", "-u", "-b", "base.raw", "-F", "raw", "mid.qcow2"];
     run("qemu-img", path, &rebase);
     scribble(path, "mid.qcow2", &mut model, &mut noise, 65_536);
@@ -180,8 +218,8 @@ fn by_tasks(disk: &Disk, model: &[u8], count: usize) {
 
 #[test]
 fn threads_and_tasks_read_the_same_bytes_cold_hot_and_with_hardly_a_cache() {
-    for compression in ["zlib", "zstd"] {
-        let Some(fixture) = fixture(compression) else { return };
+    for streams in Streams::ALL {
+        let Some(fixture) = fixture(streams) else { return };
         let pool = Arc::new(WorkerPool::new(3).unwrap());
         for cache in [TINY, CacheLimits::STANDARD] {
             for pool in [None, Some(&pool)] {
@@ -202,7 +240,7 @@ fn threads_and_tasks_read_the_same_bytes_cold_hot_and_with_hardly_a_cache() {
 
 #[test]
 fn extents_and_reads_at_once_agree() {
-    let Some(fixture) = fixture("zlib") else { return };
+    let Some(fixture) = fixture(Streams::Zlib) else { return };
     let disk = Disk::open(&fixture.top, &options(TINY, None)).unwrap();
     let disk = &disk;
     let alone = disk.extents_at(0, SIZE as u64).unwrap();
@@ -242,7 +280,7 @@ fn by_rings(disk: &Arc<Disk<UringStorage>>, model: &Arc<Vec<u8>>) {
 
 #[test]
 fn several_rings_read_one_disk_through_the_page_cache_and_around_it() {
-    let Some(fixture) = fixture("zstd") else { return };
+    let Some(fixture) = fixture(Streams::ZstdInBlocks) else { return };
     let model = Arc::new(fixture.model);
     let pool = Arc::new(WorkerPool::new(2).unwrap());
     for caching in [Caching::PageCache, Caching::Direct] {
@@ -257,7 +295,7 @@ fn several_rings_read_one_disk_through_the_page_cache_and_around_it() {
 
 #[test]
 fn a_dropped_read_harms_no_other() {
-    let Some(fixture) = fixture("zlib") else { return };
+    let Some(fixture) = fixture(Streams::Zlib) else { return };
     let pool = Arc::new(WorkerPool::new(2).unwrap());
     let disk = Disk::open(&fixture.top, &options(TINY, Some(&pool))).unwrap();
     let (disk, model) = (&disk, &fixture.model);

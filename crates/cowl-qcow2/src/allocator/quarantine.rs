@@ -167,8 +167,8 @@ impl<S: Storage> Layer<S> {
                 Reference::Clusters { first, count } => drops.add(first, count),
                 Reference::Compressed(descriptor) => {
                     // The bytes there will be somebody else's.
-                    let guest = GuestOffset::ZERO;
-                    self.decoded().remove(DecodedKey { descriptor, guest });
+                    let (guest, reach) = (GuestOffset::ZERO, 0);
+                    self.decoded().remove(DecodedKey { descriptor, guest, reach });
                     let (first, last) = descriptor.host_clusters(self.geometry());
                     drops.add(first, last.get() - first.get() + 1);
                 }

@@ -2,8 +2,9 @@
 
 use cowl_format::CompressionType;
 use flate2::{Compress, Compression, FlushCompress, Status};
+use zstd::zstd_safe::CCtx;
 
-use super::Spares;
+use super::{Spares, zstd_frame};
 use crate::Error;
 
 /// QEMU inflates with a window of 12 bits: distances beyond 4 KiB would not be readable.
@@ -14,7 +15,7 @@ pub struct Compressor(Context);
 
 enum Context {
     Zlib(Box<Compress>),
-    Zstd(Box<zstd::bulk::Compressor<'static>>),
+    Zstd(CCtx<'static>),
 }
 
 impl Compressor {
@@ -26,9 +27,7 @@ impl Compressor {
                 Context::Zlib(Box::new(Compress::new_with_window_bits(level, false, WINDOW_BITS)))
             }
             CompressionType::Zstd => {
-                let level = zstd::DEFAULT_COMPRESSION_LEVEL;
-                let new = zstd::bulk::Compressor::new(level);
-                Context::Zstd(Box::new(new.map_err(|e| failed(&e))?))
+                Context::Zstd(zstd_frame::writer().map_err(|reason| failed(&reason))?)
             }
         }))
     }
@@ -41,8 +40,10 @@ impl Compressor {
         let mut stream = vec![0; cluster.len() + cluster.len() / 8 + 64];
         let length = match &mut self.0 {
             Context::Zlib(context) => deflate(context, cluster, &mut stream)?,
-            // It fails only for want of room: the contexts and lengths are ours.
-            Context::Zstd(context) => context.compress_to_buffer(cluster, &mut stream[..]).ok(),
+            Context::Zstd(context) => {
+                let length = zstd_frame::write(context, cluster, &mut stream);
+                Some(length.map_err(|reason| failed(&reason))?)
+            }
         };
         // A stream as long as the cluster saves nothing: the cluster is stored as it is.
         Ok(length.filter(|length| *length < cluster.len()).map(|length| {

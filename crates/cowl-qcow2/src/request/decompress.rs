@@ -4,13 +4,14 @@
 //! that is how QEMU reads it, so that is how images are. libdeflate is the fastest and accepts
 //! every stream that ends where its cluster ends; what it refuses gets a second, patient look by
 //! zlib. zstd frames are decompressed in one step, straight into the cluster: a streaming decoder
-//! would first allocate the window that the frame asks for, up to 128 MiB.
+//! would first allocate the window that the frame asks for, up to 128 MiB. Where only a part of the
+//! cluster is asked for and the frame has more than one block, those behind that part are left.
 
 use cowl_format::CompressionType;
 use flate2::FlushDecompress;
 use zstd::zstd_safe::{self, DCtx};
 
-use super::Spares;
+use super::{Spares, zstd_frame};
 
 /// Why a stream cannot be decompressed.
 type Fault = &'static str;
@@ -18,6 +19,39 @@ type Fault = &'static str;
 const ENDS_EARLY: Fault = "the stream ends before the cluster does";
 const GOES_ON: Fault = "the stream goes on behind the cluster";
 const BROKEN: Fault = "the stream is damaged";
+
+/// The first bytes of a cluster, or all of them.
+#[derive(Default)]
+pub(crate) struct Decoded {
+    memory: Vec<u8>,
+    length: usize,
+}
+
+impl Decoded {
+    /// The memory, for the next one.
+    pub(crate) fn into_memory(self) -> Vec<u8> {
+        self.memory
+    }
+
+    /// Bytes of memory that are taken.
+    pub(crate) fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+}
+
+impl core::ops::Deref for Decoded {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+impl From<Vec<u8>> for Decoded {
+    fn from(memory: Vec<u8>) -> Self {
+        Self { length: memory.len(), memory }
+    }
+}
 
 /// Decompresses clusters of one image, from any number of threads.
 pub(crate) struct Decompressor {
@@ -34,11 +68,17 @@ impl Decompressor {
         Self { kind, cluster_len, deflate, zstd }
     }
 
-    /// The cluster that `stream` begins with, in the memory of `output` where that has room.
-    pub(crate) fn decompress(&self, stream: &[u8], output: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    /// The cluster that `stream` begins with, in the memory of `output` where that has room: its
+    /// first `reach` bytes, and as many more as are no more work.
+    pub(crate) fn decompress(
+        &self,
+        stream: &[u8],
+        reach: usize,
+        output: Vec<u8>,
+    ) -> Result<Decoded, Fault> {
         match self.kind {
-            CompressionType::Zlib => self.inflate(stream, output),
-            CompressionType::Zstd => self.unzstd(stream, output),
+            CompressionType::Zlib => self.inflate(stream, output).map(Decoded::from),
+            CompressionType::Zstd => self.unzstd(stream, reach, output),
         }
     }
 
@@ -53,12 +93,23 @@ impl Decompressor {
         }
     }
 
-    fn unzstd(&self, stream: &[u8], output: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    fn unzstd(&self, stream: &[u8], reach: usize, mut output: Vec<u8>) -> Result<Decoded, Fault> {
         let mut context = match self.zstd.take() {
             Some(context) => context,
             None => DCtx::try_create().ok_or("no memory for zstd")?,
         };
-        let result = unzstd_frames(&mut context, stream, output, self.cluster_len);
+        let mut first = None;
+        if reach < self.cluster_len {
+            output.resize(self.cluster_len, 0);
+            first = zstd_frame::read_first(&mut context, stream, &mut output, reach);
+        }
+        let result = match first {
+            Some(length) => Ok(Decoded { memory: output, length }),
+            // Whatever is wrong with the stream comes to light here.
+            None => {
+                unzstd_frames(&mut context, stream, output, self.cluster_len).map(Decoded::from)
+            }
+        };
         self.zstd.give_back(context);
         result
     }
@@ -119,10 +170,15 @@ mod tests {
 
     use cowl_format::CompressionType;
 
-    use super::{BROKEN, Decompressor, ENDS_EARLY, GOES_ON};
+    use super::{BROKEN, Decompressor, ENDS_EARLY, Fault, GOES_ON};
 
     fn cluster() -> Vec<u8> {
         (0..4096_u32).map(|index| (index / 7).to_le_bytes()[0]).collect()
+    }
+
+    fn decompress(kind: CompressionType, stream: &[u8], output: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        let decoded = Decompressor::new(kind, 4096).decompress(stream, 4096, output)?;
+        Ok(decoded.to_vec())
     }
 
     fn deflated(bytes: &[u8]) -> Vec<u8> {
@@ -139,10 +195,9 @@ mod tests {
             (CompressionType::Zstd, zstd::bulk::compress(&cluster(), 3).unwrap()),
         ] {
             stream.extend([0xa5; 600]);
-            let decompressor = Decompressor::new(kind, 4096);
             // Whatever the memory was used for before.
             for output in [vec![], vec![7; 4096], vec![7; 10], vec![7; 10_000]] {
-                assert_eq!(*decompressor.decompress(&stream, output).unwrap(), cluster());
+                assert_eq!(decompress(kind, &stream, output).unwrap(), cluster());
             }
         }
     }
@@ -150,8 +205,8 @@ mod tests {
     #[test]
     fn a_deflate_stream_longer_than_the_cluster_gives_its_first_cluster() {
         let long = [cluster(), cluster()].concat();
-        let decompressor = Decompressor::new(CompressionType::Zlib, 4096);
-        assert_eq!(*decompressor.decompress(&deflated(&long), Vec::new()).unwrap(), cluster());
+        let stream = deflated(&long);
+        assert_eq!(decompress(CompressionType::Zlib, &stream, Vec::new()).unwrap(), cluster());
     }
 
     #[test]
@@ -159,36 +214,55 @@ mod tests {
         let bytes = cluster();
         let mut stream = zstd::bulk::compress(&bytes[..1000], 3).unwrap();
         stream.extend(zstd::bulk::compress(&bytes[1000..], 3).unwrap());
-        let decompressor = Decompressor::new(CompressionType::Zstd, 4096);
         for output in [vec![], vec![7; 4096]] {
-            assert_eq!(*decompressor.decompress(&stream, output).unwrap(), bytes);
+            assert_eq!(decompress(CompressionType::Zstd, &stream, output).unwrap(), bytes);
         }
         // One that says its length, and one that does not.
         let long = [bytes.clone(), bytes].concat();
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         encoder.write_all(&long).unwrap();
         let silent = encoder.finish().unwrap();
-        assert_eq!(decompressor.decompress(&silent, vec![7; 10_000]), Err(BROKEN));
+        assert_eq!(decompress(CompressionType::Zstd, &silent, vec![7; 10_000]), Err(BROKEN));
         let long = zstd::bulk::compress(&long, 3).unwrap();
-        assert_eq!(decompressor.decompress(&long, Vec::new()), Err(GOES_ON));
+        assert_eq!(decompress(CompressionType::Zstd, &long, Vec::new()), Err(GOES_ON));
     }
 
     #[test]
     fn a_zstd_frame_that_asks_for_a_huge_window_costs_no_more_than_any_other() {
         // Magic, no content size, a window of 128 MiB, one last run-length block of 4096 bytes.
         let stream = [0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 0x03, 0x80, 0x00, 7];
-        let decompressor = Decompressor::new(CompressionType::Zstd, 4096);
-        assert_eq!(*decompressor.decompress(&stream, Vec::new()).unwrap(), [7; 4096]);
+        assert_eq!(decompress(CompressionType::Zstd, &stream, Vec::new()).unwrap(), [7; 4096]);
     }
 
     #[test]
     fn short_and_damaged_streams_are_errors() {
-        let zlib = Decompressor::new(CompressionType::Zlib, 4096);
-        assert_eq!(zlib.decompress(&deflated(&cluster()[..4095]), Vec::new()), Err(ENDS_EARLY));
-        assert_eq!(zlib.decompress(&[0xff; 700], Vec::new()), Err(BROKEN));
-        let zstd = Decompressor::new(CompressionType::Zstd, 4096);
+        let zlib = |stream: &[u8]| decompress(CompressionType::Zlib, stream, Vec::new());
+        assert_eq!(zlib(&deflated(&cluster()[..4095])), Err(ENDS_EARLY));
+        assert_eq!(zlib(&[0xff; 700]), Err(BROKEN));
+        let zstd = |stream: &[u8]| decompress(CompressionType::Zstd, stream, Vec::new());
         let stream = zstd::bulk::compress(&cluster()[..100], 3).unwrap();
-        assert!(zstd.decompress(&stream, Vec::new()).is_err());
-        assert_eq!(zstd.decompress(&[0xff; 700], Vec::new()), Err(BROKEN));
+        assert!(zstd(&stream).is_err());
+        assert_eq!(zstd(&[0xff; 700]), Err(BROKEN));
+    }
+    #[test]
+    fn a_part_of_a_cluster_is_the_same_as_in_all_of_it() {
+        let bytes =
+            [cluster(), cluster(), vec![9; 100_000], cluster()].concat()[..1 << 16].to_vec();
+        let mut compressor = crate::request::Compressor::new(CompressionType::Zstd).unwrap();
+        let blocks = compressor.compress(&bytes).unwrap().unwrap();
+        let whole = zstd::bulk::compress(&bytes, 3).unwrap();
+        let deflated = deflated(&bytes);
+        for (kind, stream, length) in [
+            (CompressionType::Zstd, blocks, 16 << 10),
+            (CompressionType::Zstd, whole, 64 << 10),
+            (CompressionType::Zlib, deflated, 64 << 10),
+        ] {
+            let decompressor = Decompressor::new(kind, 1 << 16);
+            for output in [vec![], vec![7; 1 << 16], vec![7; 100]] {
+                let part = decompressor.decompress(&stream, 4096, output).unwrap();
+                assert_eq!((part.len(), &*part), (length, &bytes[..length]));
+                assert_eq!(*decompressor.decompress(&stream, 1 << 16, vec![]).unwrap(), bytes);
+            }
+        }
     }
 }

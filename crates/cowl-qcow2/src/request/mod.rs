@@ -11,11 +11,12 @@ mod read;
 mod spares;
 mod write;
 mod zero;
+mod zstd_frame;
 
 pub(crate) use claims::Claims;
 pub use compress::Compressor;
 pub(crate) use compress::Compressors;
-pub(crate) use decompress::Decompressor;
+pub(crate) use decompress::{Decoded, Decompressor};
 pub(crate) use epochs::{Epochs, Pin};
 pub(crate) use spares::Spares;
 pub(crate) use write::Pressure;

@@ -254,8 +254,9 @@ impl<S: Storage> Image<S> {
             },
             RunKind::Compressed { descriptor, skip } => {
                 let guest = GuestOffset::new(at.get() - skip.get());
-                let key = DecodedKey { descriptor, guest };
-                Source::Compressed { depth, key, skip: skip.as_usize() }
+                let skip = skip.as_usize();
+                let key = DecodedKey { descriptor, guest, reach: skip + length };
+                Source::Compressed { depth, key, skip }
             }
         };
         Piece { length, source }
@@ -290,7 +291,15 @@ impl<S: Storage> Image<S> {
         if self.fill_if_decoded(depth, key, skip, buffer).is_none() {
             let cache = self.layers()[depth].decoded();
             let cluster = Box::pin(cache.get_or_insert(key)).await?;
-            buffer.copy_from_slice(&cluster.bytes[skip..skip + buffer.len()]);
+            let range = skip..skip + buffer.len();
+            match cluster.bytes(range.clone()) {
+                Some(bytes) => buffer.copy_from_slice(bytes),
+                None => {
+                    let whole = Box::pin(cache.backend().complete(key, &cluster)).await?;
+                    buffer.copy_from_slice(&whole[range]);
+                    cache.grown();
+                }
+            }
         }
         Ok(())
     }
@@ -304,8 +313,10 @@ impl<S: Storage> Image<S> {
         buffer: &mut [u8],
     ) -> Option<()> {
         let range = skip..skip + buffer.len();
-        let copy = |cluster: &DecodedCluster| buffer.copy_from_slice(&cluster.bytes[range]);
-        self.layers()[depth].decoded().peek(key, copy)
+        let copy = |cluster: &DecodedCluster| {
+            cluster.bytes(range).map(|bytes| buffer.copy_from_slice(bytes))
+        };
+        self.layers()[depth].decoded().peek(key, copy)?
     }
 }
 

@@ -115,6 +115,10 @@ impl<T> OnceCell<T> {
         self.0.is_initialized()
     }
 
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.0.take()
+    }
+
     pub(crate) fn set_blocking(&self, value: T) -> Result<&T, T> {
         self.0.set_blocking(value)
     }

@@ -133,5 +133,8 @@ fn zstd_clusters() {
         let compression_type = CompressionType::Zstd;
         let options = CreateOptions { compression_type, ..options(262_144, 4096) };
         run(seed, &options, Some(base_of(100_000, seed)), TINY);
+        // Clusters of several blocks, which are read in part.
+        let options = CreateOptions { cluster_size: 65_536, ..options };
+        run(seed, &options, Some(base_of(100_000, seed)), CacheLimits::STANDARD);
     }
 }
