@@ -2,10 +2,10 @@
 //!
 //! A kernel that completes requests later writes into memory after the call returned, so the
 //! request has to own that memory: a dropped future must not free it. [`IoBuffer`] is that memory,
-//! aligned well enough for O_DIRECT: memory of its own, or a claimed piece of a
-//! [`SharedMemory`](crate::SharedMemory).
+//! aligned well enough for O_DIRECT: memory of its own, a page that the thread's ring knows, or a
+//! claimed piece of a [`SharedMemory`](crate::SharedMemory).
 
-use crate::sys::Claim;
+use crate::sys::{Claim, RegisteredPage};
 
 /// Owned bytes whose first one lies at a multiple of [`IoBuffer::ALIGNMENT`], or bytes of a
 /// [`SharedMemory`](crate::SharedMemory), at a multiple of its alignment.
@@ -23,6 +23,7 @@ enum Memory {
         bytes: Vec<u8>,
         start: usize,
     },
+    Registered(RegisteredPage),
     Shared(Claim),
 }
 
@@ -33,6 +34,10 @@ impl IoBuffer {
     /// A buffer of `length` zero bytes.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
+        if let Some(mut page) = RegisteredPage::take(length) {
+            page.bytes_mut().fill(0);
+            return Self { memory: Memory::Registered(page), length };
+        }
         // `vec![0; n]` takes zero pages from the allocator and does not touch them.
         let bytes = vec![0; length + Self::ALIGNMENT - 1];
         let start = bytes.as_ptr().align_offset(Self::ALIGNMENT);
@@ -42,6 +47,11 @@ impl IoBuffer {
 
     pub(crate) fn shared(claim: Claim) -> Self {
         Self { length: claim.len(), memory: Memory::Shared(claim) }
+    }
+
+    /// Whether the ring of the calling thread knows the memory.
+    pub(crate) fn is_registered_here(&self) -> bool {
+        matches!(&self.memory, Memory::Registered(page) if page.is_known_here())
     }
 
     /// Whether another process may change the bytes at any time: who decides something by them and
@@ -87,6 +97,7 @@ impl IoBuffer {
     pub fn capacity(&self) -> usize {
         match &self.memory {
             Memory::Owned { bytes, .. } => bytes.len() - (Self::ALIGNMENT - 1),
+            Memory::Registered(page) => page.len(),
             Memory::Shared(claim) => claim.len(),
         }
     }
@@ -99,6 +110,7 @@ impl core::ops::Deref for IoBuffer {
     fn deref(&self) -> &[u8] {
         match &self.memory {
             Memory::Owned { bytes, start } => &bytes[*start..*start + self.length],
+            Memory::Registered(page) => &page.bytes()[..self.length],
             Memory::Shared(claim) => &claim.bytes()[..self.length],
         }
     }
@@ -109,6 +121,7 @@ impl core::ops::DerefMut for IoBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
             Memory::Owned { bytes, start } => &mut bytes[*start..*start + self.length],
+            Memory::Registered(page) => &mut page.bytes_mut()[..self.length],
             Memory::Shared(claim) => &mut claim.bytes_mut()[..self.length],
         }
     }

@@ -1,5 +1,6 @@
 //! The only unsafe code of the crate: what the ring runtime has to be promised about buffers,
-//! memory that another process shares (`shared`), and one system call that no safe crate has.
+//! memory that another process shares (`shared`) or that a ring knows (`registered`), the entries
+//! of reads and writes (`transfer`), and one system call that no safe crate has.
 //!
 //! The runtime hands memory of an [`IoBuffer`] to the kernel and moves the buffer itself into the
 //! request until the kernel is done. That is sound because moving the buffer does not move its
@@ -7,7 +8,9 @@
 //! away.
 #![allow(unsafe_code)]
 
+mod registered;
 mod shared;
+mod transfer;
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,7 +20,9 @@ use rustix::io::Errno;
 
 pub use self::shared::SharedMemory;
 
+pub(crate) use self::registered::{RegisteredPage, forget_here, register_here};
 pub(crate) use self::shared::Claim;
+pub(crate) use self::transfer::{Direction, Transfer};
 
 use crate::IoBuffer;
 

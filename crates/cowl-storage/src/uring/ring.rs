@@ -2,17 +2,20 @@
 //! one.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use async_lock::{RwLock, RwLockReadGuardArc};
 use compio::BufResult;
-use compio::buf::{IntoInner, IoBuf};
+use compio::buf::IntoInner;
 use compio::driver::op;
 use compio::runtime::submit;
+use rustix::io::Errno;
 
 use crate::IoBuffer;
 use crate::file::OpenFile;
+use crate::sys::{Direction, Transfer, forget_here};
 
 /// Bytes of one request. The kernel cuts at 2 GiB anyway, and its count has 32 bits.
 const REQUEST_MAX: usize = 1 << 30;
@@ -61,14 +64,37 @@ impl AsFd for Target {
 fn check_offset(at: u64) -> io::Result<()> {
     match i64::try_from(at) {
         Ok(_) => Ok(()),
-        Err(_) => Err(rustix::io::Errno::INVAL.into()),
+        Err(_) => Err(Errno::INVAL.into()),
     }
+}
+
+/// Moves a part of `buffer`, in memory that the ring knows where it is such memory.
+async fn transfer(
+    target: Target,
+    direction: Direction,
+    offset: u64,
+    (buffer, range): (IoBuffer, Range<usize>),
+) -> (io::Result<usize>, Target, IoBuffer) {
+    let is_registered = buffer.is_registered_here();
+    let request = Transfer { file: target, buffer, range, offset, direction, is_registered };
+    let BufResult(mut result, mut request) = submit(request).await;
+    if is_registered && errno(&result) == Some(Errno::FAULT) {
+        // A ring that was made by somebody else.
+        forget_here();
+        request.is_registered = false;
+        BufResult(result, request) = submit(request).await;
+    }
+    (result, request.file, request.buffer)
+}
+
+fn errno<T>(result: &io::Result<T>) -> Option<Errno> {
+    result.as_ref().err().and_then(Errno::from_io_error)
 }
 
 /// Fills `buffer` from byte `skip` on, from `at`; zeros from the end of the file on. Returns how
 /// many bytes came from the file.
 pub(super) async fn read(
-    target: Target,
+    mut target: Target,
     at: u64,
     mut buffer: IoBuffer,
     skip: usize,
@@ -80,9 +106,9 @@ pub(super) async fn read(
     while done < buffer.len() {
         let end = buffer.len().min(done + REQUEST_MAX);
         let offset = at + (done - skip) as u64;
-        let request = op::ReadAt::new(target.clone(), offset, buffer.slice(done..end));
-        let BufResult(result, request) = submit(request).await;
-        buffer = request.into_inner().into_inner();
+        let result;
+        (result, target, buffer) =
+            transfer(target, Direction::Read, offset, (buffer, done..end)).await;
         match result {
             Ok(0) => break,
             Ok(count) => done += count,
@@ -100,7 +126,7 @@ pub(super) async fn read(
 
 /// Writes `buffer` from byte `skip` on, at `at`.
 pub(super) async fn write(
-    target: Target,
+    mut target: Target,
     at: u64,
     mut buffer: IoBuffer,
     skip: usize,
@@ -112,12 +138,12 @@ pub(super) async fn write(
     while done < buffer.len() {
         let end = buffer.len().min(done + REQUEST_MAX);
         let offset = at + (done - skip) as u64;
-        let request = op::WriteAt::new(target.clone(), offset, buffer.slice(done..end));
-        let BufResult(result, request) = submit(request).await;
-        buffer = request.into_inner().into_inner();
+        let result;
+        (result, target, buffer) =
+            transfer(target, Direction::Write, offset, (buffer, done..end)).await;
         match result {
             // A device that takes nothing and names no reason is full.
-            Ok(0) => return (Err(rustix::io::Errno::NOSPC.into()), buffer),
+            Ok(0) => return (Err(Errno::NOSPC.into()), buffer),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return (Err(error), buffer),
@@ -212,15 +238,14 @@ pub(super) async fn write_vectored(
 }
 
 /// Makes everything written durable.
-pub(super) async fn fdatasync(target: Target) -> Result<(), rustix::io::Errno> {
+pub(super) async fn fdatasync(target: Target) -> Result<(), Errno> {
     loop {
         let BufResult(result, _) = submit(op::Sync::new(target.clone(), true)).await;
         match result {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                let errno = rustix::io::Errno::from_io_error(&error);
-                return Err(errno.unwrap_or(rustix::io::Errno::IO));
+                return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
             }
         }
     }

@@ -7,11 +7,11 @@ use std::task::{Context, Waker};
 use crate::common::{
     NEW, NEW_DIRECT, Scratch, Step, at, bytes, check_against_model, file_with, read, scratch, write,
 };
-use cowl_storage::{FileOptions, IoBuffer, Purpose, Storage, UringStorage, ZeroMode};
+use cowl_storage::{FileOptions, IoBuffer, Purpose, Storage, UringStorage, ZeroMode, ring_runtime};
 use proptest::prelude::*;
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
-    compio::runtime::Runtime::new().unwrap().block_on(future)
+    ring_runtime().unwrap().block_on(future)
 }
 
 fn uring_with(content: &[u8], options: FileOptions) -> (UringStorage, Scratch) {
@@ -184,4 +184,66 @@ fn offsets_outside_any_file_are_errors_and_not_panics() {
             assert_eq!(storage.len().await.unwrap(), bytes(4096));
         });
     }
+}
+
+/// Writes 512 pages at once, more than a ring knows, and reads them back.
+async fn many_pages(storage: &UringStorage) {
+    const PAGES: u64 = 512;
+    let content = |page: u64| (page % 251).to_le_bytes()[0];
+    let writes = (0..PAGES).map(|page| {
+        let mut buffer = IoBuffer::zeroed(4096);
+        buffer.fill(content(page));
+        storage.write(at(page * 4096), buffer, Purpose::GuestData)
+    });
+    let mut buffers = Vec::new();
+    for (result, buffer) in futures_util::future::join_all(writes).await {
+        result.unwrap();
+        buffers.push(buffer);
+    }
+    let reads = buffers.into_iter().enumerate().map(|(page, mut buffer)| {
+        buffer.fill(0xee);
+        storage.read(at(page as u64 * 4096), buffer, Purpose::GuestData)
+    });
+    for (page, (result, buffer)) in (0..).zip(futures_util::future::join_all(reads).await) {
+        assert_eq!(result.unwrap(), bytes(4096));
+        assert!(buffer.iter().all(|&byte| byte == content(page)), "page {page}");
+    }
+}
+
+#[test]
+fn more_buffers_than_the_ring_knows_serve_all_the_same() {
+    let (storage, _scratch) = uring_with(&vec![0; 2 << 20], NEW_DIRECT);
+    let runtime = ring_runtime().unwrap();
+    runtime.block_on(many_pages(&storage));
+    // Pages that came back are zero for who gets them next.
+    let buffers: Vec<IoBuffer> = (0..512).map(|_| IoBuffer::zeroed(4096)).collect();
+    assert!(buffers.iter().all(|buffer| buffer.iter().all(|&byte| byte == 0)));
+}
+
+#[test]
+fn buffers_serve_on_rings_and_threads_that_they_were_not_made_for() {
+    let (storage, _scratch) = uring_with(&vec![0; 2 << 20], NEW_DIRECT);
+    let own = ring_runtime().unwrap();
+    // A ring of this thread that knows nothing of its memory, and a second one that does.
+    compio::runtime::Runtime::new().unwrap().block_on(many_pages(&storage));
+    ring_runtime().unwrap().block_on(many_pages(&storage));
+    own.block_on(many_pages(&storage));
+    let buffers: Vec<IoBuffer> = (0..300).map(|_| IoBuffer::from_slice(&[7; 4096])).collect();
+    let storage = &storage;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            wait(async {
+                for (page, buffer) in buffers.into_iter().enumerate() {
+                    let place = at(page as u64 * 4096);
+                    let (result, buffer) = storage.write(place, buffer, Purpose::GuestData).await;
+                    result.unwrap();
+                    let (result, buffer) = storage.read(place, buffer, Purpose::GuestData).await;
+                    assert_eq!(result.unwrap(), bytes(4096));
+                    assert!(buffer.iter().all(|&byte| byte == 7));
+                }
+            });
+        });
+    });
+    // They are free again, whoever dropped them.
+    own.block_on(many_pages(storage));
 }

@@ -1,0 +1,60 @@
+//! A read or a write of one range of a file, as an entry of the calling thread's ring.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+
+use compio::driver::{OpCode, OpEntry};
+use io_uring::{opcode, types};
+
+use crate::IoBuffer;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the file.
+    Read,
+    /// To the file.
+    Write,
+}
+
+/// Moves `buffer[range]` from or to `offset`. The file and the buffer are the kernel's until it is
+/// done, and come back then.
+pub(crate) struct Transfer<F> {
+    pub(crate) file: F,
+    pub(crate) buffer: IoBuffer,
+    pub(crate) range: Range<usize>,
+    pub(crate) offset: u64,
+    pub(crate) direction: Direction,
+    /// Whether the ring is told that it knows the memory.
+    pub(crate) is_registered: bool,
+}
+
+// SAFETY: the entry has the address of bytes of `buffer`, which stay where they are while the
+// buffer is owned, wherever it is moved to; the runtime owns the operation until the kernel is done.
+unsafe impl<F: AsFd> OpCode for Transfer<F> {
+    type Control = ();
+
+    fn create_entry(&mut self, _: &mut ()) -> OpEntry {
+        let file = types::Fd(self.file.as_fd().as_raw_fd());
+        let bytes = &mut self.buffer[self.range.clone()];
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let start = bytes.as_mut_ptr();
+        // A thread's memory is the only one its rings know.
+        const MEMORY: u16 = 0;
+        let entry = match (self.direction, self.is_registered) {
+            (Direction::Read, false) => {
+                opcode::Read::new(file, start, length).offset(self.offset).build()
+            }
+            (Direction::Read, true) => {
+                opcode::ReadFixed::new(file, start, length, MEMORY).offset(self.offset).build()
+            }
+            (Direction::Write, false) => {
+                opcode::Write::new(file, start, length).offset(self.offset).build()
+            }
+            (Direction::Write, true) => {
+                opcode::WriteFixed::new(file, start, length, MEMORY).offset(self.offset).build()
+            }
+        };
+        entry.into()
+    }
+}
