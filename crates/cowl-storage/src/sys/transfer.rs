@@ -30,7 +30,8 @@ pub(crate) struct Transfer<F> {
 }
 
 // SAFETY: the entry has the address of bytes of `buffer`, which stay where they are while the
-// buffer is owned, wherever it is moved to; the runtime owns the operation until the kernel is done.
+// buffer is owned, wherever it is moved to; the runtime owns the operation until the kernel has
+// done it.
 unsafe impl<F: AsFd> OpCode for Transfer<F> {
     type Control = ();
 
