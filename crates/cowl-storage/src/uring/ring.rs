@@ -68,6 +68,68 @@ fn check_offset(at: u64) -> io::Result<()> {
     }
 }
 
+/// A read that one request can serve: aligned, not empty, and not too long.
+pub(super) struct Whole(Transfer<Target>);
+
+/// What one request left to be done, and why.
+pub(super) struct Partly(io::Result<usize>, Transfer<Target>);
+
+impl Whole {
+    /// A read of `file` at `at`, or the buffer of one that is of another kind.
+    #[inline]
+    pub(super) fn new(file: &Arc<OpenFile>, at: u64, buffer: IoBuffer) -> Result<Self, IoBuffer> {
+        let length = buffer.len();
+        let is_one = (1..=REQUEST_MAX).contains(&length) && check_offset(at).is_ok();
+        if !is_one || !file.is_aligned(at, &buffer) {
+            return Err(buffer);
+        }
+        let is_registered = buffer.is_registered_here();
+        let (file, direction) = (Target::reading(file), Direction::Read);
+        let (range, offset) = (0..length, at);
+        Ok(Self(Transfer { file, buffer, range, offset, direction, is_registered }))
+    }
+
+    /// Runs it. The buffer is full then, as a rule.
+    #[inline]
+    pub(super) async fn submit(self) -> Result<IoBuffer, Partly> {
+        let BufResult(result, request) = submit(self.0).await;
+        match result {
+            Ok(count) if count == request.range.end => Ok(request.buffer),
+            _ => Err(Partly(result, request)),
+        }
+    }
+}
+
+impl Partly {
+    /// As [`read`], from where the request left off.
+    #[cold]
+    pub(super) async fn go_on(self) -> (io::Result<usize>, IoBuffer) {
+        let Self(result, Transfer { file: target, mut buffer, offset, is_registered, .. }) = self;
+        let done = match result {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                return read(target, offset, buffer, 0).await;
+            }
+            Err(error) if is_registered && is_unknown_memory(&error) => {
+                forget_here();
+                return read(target, offset, buffer, 0).await;
+            }
+            Err(error) => return (Err(error), buffer),
+        };
+        if done == 0 || !done.is_multiple_of(target.alignment()) {
+            buffer[done..].fill(0);
+            return (Ok(done), buffer);
+        }
+        let (result, buffer) = read(target, offset + done as u64, buffer, done).await;
+        (result.map(|more| done + more), buffer)
+    }
+}
+
+/// A ring that was made by somebody else does not know the memory of its thread.
+fn is_unknown_memory(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::FAULT)
+}
+
 /// Moves a part of `buffer`, in memory that the ring knows where it is such memory.
 async fn transfer(
     target: Target,
@@ -78,17 +140,12 @@ async fn transfer(
     let is_registered = buffer.is_registered_here();
     let request = Transfer { file: target, buffer, range, offset, direction, is_registered };
     let BufResult(mut result, mut request) = submit(request).await;
-    if is_registered && errno(&result) == Some(Errno::FAULT) {
-        // A ring that was made by somebody else.
+    if is_registered && result.as_ref().is_err_and(is_unknown_memory) {
         forget_here();
         request.is_registered = false;
         BufResult(result, request) = submit(request).await;
     }
     (result, request.file, request.buffer)
-}
-
-fn errno<T>(result: &io::Result<T>) -> Option<Errno> {
-    result.as_ref().err().and_then(Errno::from_io_error)
 }
 
 /// Fills `buffer` from byte `skip` on, from `at`; zeros from the end of the file on. Returns how
