@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::fixtures::{Fixtures, warm};
 use crate::options::Options;
 use crate::process;
+use crate::raw_copy::{Copy, copy};
 use crate::readers::walk_step;
 use crate::row::{Bar, Contender, Group, Row, Sample, Unit};
 use crate::sys;
@@ -133,7 +134,10 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
     let mut group = Group::new(rows);
     group.repeat_max = 3;
     group.prepare = Box::new(move |fixtures| warm(&kind.source(fixtures)?));
-    group.leave_out(Contender::Raw, "nothing to compare with");
+    match kind {
+        Kind::Plain => group.add(Contender::Raw, move |fixtures| by_copying(fixtures, key)),
+        _ => group.leave_out(Contender::Raw, "nothing to compare with"),
+    }
     group.add(Contender::Qemu, move |fixtures| {
         let target = target(fixtures, key, Contender::Qemu);
         remove(&target);
@@ -171,6 +175,16 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
     });
     group.verify = Box::new(move |fixtures| verify(fixtures, key, kind));
     group
+}
+
+/// The disk's part of a convert that ends with a flush, and the kernel's of one that does not.
+fn by_copying(fixtures: &Fixtures, key: &str) -> Sample {
+    let (source, target) = (fixtures.binaries()?, target(fixtures, key, Contender::Raw));
+    remove(&target);
+    let durable = copy(&source, &target, Copy::Durable)?;
+    remove(&target);
+    let alike = copy(&source, &target, Copy::Unflushed)?;
+    Ok(vec![durable, alike, durable])
 }
 
 fn by_rqcow2(fixtures: &Fixtures, key: &str, kind: Kind) -> Sample {

@@ -14,6 +14,7 @@ mod measure;
 mod offsets;
 mod options;
 mod process;
+mod raw_copy;
 mod read_rows;
 mod readers;
 mod report;

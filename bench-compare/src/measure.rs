@@ -20,7 +20,7 @@ pub(crate) fn measure(
         .iter()
         .map(|(contender, _)| (*contender, Ok(vec![Vec::new(); group.rows.len()])))
         .collect();
-    for repetition in 0..options.repeat.min(group.repeat_max) {
+    for repetition in 0..(options.repeat * group.repeat_times).min(group.repeat_max) {
         for turn in order(group.work.len(), repetition) {
             let ((_, work), (_, samples)) = (&group.work[turn], &mut all[turn]);
             let Ok(lists) = samples else { continue };

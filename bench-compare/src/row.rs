@@ -104,6 +104,8 @@ pub(crate) struct Group {
     pub(crate) work: Vec<(Contender, Work)>,
     /// Work that takes minutes is repeated less often.
     pub(crate) repeat_max: usize,
+    /// Contenders that differ by less than one sample from the next are sampled more often.
+    pub(crate) repeat_times: usize,
     /// Runs once before the first sample.
     pub(crate) prepare: Step,
     /// Runs once after the last sample: did everybody do the same work?
@@ -118,6 +120,7 @@ impl Group {
             rows,
             work: Vec::new(),
             repeat_max: usize::MAX,
+            repeat_times: 1,
             prepare: Box::new(|_| Ok(())),
             verify: Box::new(|_| Ok(())),
             note: Box::new(|| None),
