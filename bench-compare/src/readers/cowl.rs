@@ -31,7 +31,7 @@ pub(crate) fn by_blocking_calls(reading: &Reading) -> Sample {
     let rate = on_threads(reading.threads, |thread| {
         let mut offsets = reading.offsets(thread);
         let mut clock = Clock::start(reading.sample);
-        let mut block = IoBuffer::zeroed(BLOCK);
+        let mut block = IoBuffer::for_requests(BLOCK);
         loop {
             for _ in 0..BATCH {
                 let read = disk.read_at(&mut block, offsets.next());
@@ -85,7 +85,7 @@ async fn task(
     running: &Cell<bool>,
     offsets: &RefCell<Offsets>,
 ) -> Result<(), String> {
-    let mut buffer = IoBuffer::zeroed(BLOCK);
+    let mut buffer = IoBuffer::for_requests(BLOCK);
     while running.get() {
         for _ in 0..BATCH / 8 {
             let at = GuestOffset::new(offsets.borrow_mut().next());

@@ -60,7 +60,7 @@ impl Pool {
         if pooled.is_some() {
             free.bytes -= capacity + ALIGNING;
         }
-        let mut buffer = pooled.unwrap_or_else(|| IoBuffer::zeroed(capacity));
+        let mut buffer = pooled.unwrap_or_else(|| IoBuffer::for_requests(capacity));
         buffer.truncate(length);
         buffer
     }

@@ -34,15 +34,25 @@ impl IoBuffer {
     /// A buffer of `length` zero bytes.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
-        if let Some(mut page) = RegisteredPage::take(length) {
-            page.bytes_mut().fill(0);
-            return Self { memory: Memory::Registered(page), length };
-        }
         // `vec![0; n]` takes zero pages from the allocator and does not touch them.
         let bytes = vec![0; length + Self::ALIGNMENT - 1];
         let start = bytes.as_ptr().align_offset(Self::ALIGNMENT);
         assert!(start < Self::ALIGNMENT);
         Self { memory: Memory::Owned { bytes, start }, length }
+    }
+
+    /// The same for one request after the other: in memory that the ring of the calling thread
+    /// knows where it has such memory left, which requests of up to 4 KiB around the page cache
+    /// gain by. There is little of it: not for what is kept.
+    #[must_use]
+    pub fn for_requests(length: usize) -> Self {
+        match RegisteredPage::take(length) {
+            Some(mut page) => {
+                page.bytes_mut().fill(0);
+                Self { memory: Memory::Registered(page), length }
+            }
+            None => Self::zeroed(length),
+        }
     }
 
     pub(crate) fn shared(claim: Claim) -> Self {

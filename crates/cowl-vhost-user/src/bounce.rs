@@ -47,7 +47,7 @@ impl Bounce {
                 free.bytes -= length;
                 buffer
             }
-            None => IoBuffer::zeroed(length),
+            None => IoBuffer::for_requests(length),
         }
     }
 

@@ -44,7 +44,10 @@ impl Drop for DecodedCluster {
     fn drop(&mut self) {
         let whole = self.whole.take();
         for decoded in [Some(std::mem::take(&mut self.first)), whole].into_iter().flatten() {
-            self.tools.outputs.give_back(decoded.into_memory());
+            let memory = decoded.into_memory();
+            if self.tools.cluster_len <= memory.len() {
+                self.tools.outputs.give_back(memory);
+            }
         }
     }
 }
@@ -107,18 +110,22 @@ impl<S: Storage> DecodedBackend<S> {
         Self { file: Arc::clone(file), tools: Arc::new(tools), offload, next }
     }
 
-    /// All bytes of `cluster`, which has fewer than are asked for.
+    /// All bytes of `cluster`, which has fewer than are asked for; and whether it has grown by
+    /// this.
     pub(crate) async fn complete<'a>(
         &self,
         key: DecodedKey,
         cluster: &'a DecodedCluster,
-    ) -> Result<&'a [u8], Error> {
+    ) -> Result<(&'a [u8], bool), Error> {
+        let mut has_grown = false;
         let load = async || {
             let whole = self.decode(key, self.tools.cluster_len).await?;
             cluster.charge.add(whole.capacity());
+            has_grown = true;
             Ok::<_, Error>(whole)
         };
-        Ok(cluster.whole.get_or_try_init(load).await?)
+        let whole = cluster.whole.get_or_try_init(load).await?;
+        Ok((whole, has_grown))
     }
 
     /// The first `reach` bytes of a cluster, or more.
@@ -166,7 +173,11 @@ impl Tools {
         if stream.capacity() == self.buffer_len {
             self.buffers.give_back(stream);
         }
-        decoded
+        let (decoded, memory) = decoded?.shrunk();
+        if let Some(memory) = memory {
+            self.outputs.give_back(memory);
+        }
+        Ok(decoded)
     }
 }
 

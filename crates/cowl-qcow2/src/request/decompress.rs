@@ -37,6 +37,15 @@ impl Decoded {
     pub(crate) fn capacity(&self) -> usize {
         self.memory.capacity()
     }
+
+    /// In no more memory than its bytes need, and the memory that it had; nothing where it needs
+    /// all of that.
+    pub(crate) fn shrunk(self) -> (Self, Option<Vec<u8>>) {
+        if self.length == self.memory.len() {
+            return (self, None);
+        }
+        (Self::from(self.to_vec()), Some(self.memory))
+    }
 }
 
 impl core::ops::Deref for Decoded {
@@ -57,7 +66,8 @@ impl From<Vec<u8>> for Decoded {
 pub(crate) struct Decompressor {
     kind: CompressionType,
     cluster_len: usize,
-    // Contexts are tens of kilobytes. As many as ever run at once.
+    // Contexts are hundreds of kilobytes, and those of zstd grow with the cluster to about twice its
+    // length. As many as ever run at once.
     deflate: Spares<libdeflater::Decompressor>,
     zstd: Spares<DCtx<'static>>,
 }

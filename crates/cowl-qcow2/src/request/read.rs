@@ -295,9 +295,12 @@ impl<S: Storage> Image<S> {
             match cluster.bytes(range.clone()) {
                 Some(bytes) => buffer.copy_from_slice(bytes),
                 None => {
-                    let whole = Box::pin(cache.backend().complete(key, &cluster)).await?;
+                    let complete = Box::pin(cache.backend().complete(key, &cluster));
+                    let (whole, has_grown) = complete.await?;
                     buffer.copy_from_slice(&whole[range]);
-                    cache.grown();
+                    if has_grown {
+                        cache.grown();
+                    }
                 }
             }
         }
@@ -331,7 +334,7 @@ async fn read_host<S: Storage>(
     if let Some(result) = file.try_read(at, buffer, purpose) {
         return result.map(drop).map_err(Error::from);
     }
-    let (result, owned) = file.read(at, IoBuffer::zeroed(buffer.len()), purpose).await;
+    let (result, owned) = file.read(at, IoBuffer::for_requests(buffer.len()), purpose).await;
     result?;
     buffer.copy_from_slice(&owned);
     Ok(())

@@ -55,7 +55,7 @@ pub(super) fn write(
 /// Reads the blocks that `stream` begins with, up to the one that has byte `reach - 1` of the
 /// cluster, to the start of `cluster`. Returns how many bytes they are, at least `reach`; `None`
 /// where that is no less work than to read all of the frame, or where the frame is not sound that
-/// far. The context's memory grows to the length of the cluster at most.
+/// far. The context's memory grows to about twice the length of the cluster.
 pub(super) fn read_first(
     context: &mut DCtx<'static>,
     stream: &[u8],
@@ -73,8 +73,10 @@ pub(super) fn read_first(
     let mut input = InBuffer::around(stream);
     while output.pos() < output.capacity() {
         let before = (output.pos(), input.pos());
-        context.decompress_stream(&mut output, &mut input).ok()?;
-        if before == (output.pos(), input.pos()) {
+        let more = context.decompress_stream(&mut output, &mut input).ok()?;
+        // The frame ends although it said it was longer: what follows is another one.
+        let is_short = more == 0 && output.pos() < output.capacity();
+        if is_short || before == (output.pos(), input.pos()) {
             return None;
         }
     }
@@ -87,24 +89,24 @@ pub(super) fn read_first(
 
 /// Whether `stream` begins with a frame that says it has `length` bytes, and whose first block is
 /// not its last one (RFC 8878, sections 3.1.1.1 and 3.1.1.2). Not for frames with a checksum, which
-/// is for those who read all of it.
+/// is for those who read all of it, nor for those with a window of their own: they could ask for
+/// any, and what lies behind it would be overwritten.
 fn has_more_blocks(stream: &[u8], length: u64) -> bool {
     const DESCRIPTOR: usize = 4;
     let is_known = get_frame_content_size(stream).is_ok_and(|content| content == Some(length));
     let Some(&descriptor) = stream.get(DESCRIPTOR) else { return false };
     let has_checksum = descriptor & 0x04 != 0;
     let is_single_segment = descriptor & 0x20 != 0;
-    let window = usize::from(!is_single_segment);
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 0x03)];
     let content_size = match descriptor >> 6 {
-        0 => usize::from(is_single_segment),
+        0 => 1,
         1 => 2,
         2 => 4,
         _ => 8,
     };
-    let block = DESCRIPTOR + 1 + window + dictionary + content_size;
+    let block = DESCRIPTOR + 1 + dictionary + content_size;
     let is_last = stream.get(block).is_none_or(|first| first & 0x01 != 0);
-    is_known && !has_checksum && !is_last
+    is_known && is_single_segment && !has_checksum && !is_last
 }
 
 #[cfg(test)]
@@ -214,5 +216,26 @@ mod tests {
         }
         let done = read_first(&mut context, &whole, &mut output, 1);
         assert_eq!(done, Some(BLOCK_LEN));
+    }
+    #[test]
+    fn what_follows_a_frame_that_ends_early_is_not_read() {
+        // One segment of 4096 bytes, so it says; a raw block of one byte, an empty one, the end.
+        let mut stream = vec![0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f];
+        stream.extend([0x08, 0x00, 0x00, 7]);
+        stream.extend([0x01, 0x00, 0x00]);
+        // A second one with a window of 128 MiB, and one run-length block.
+        stream.extend([0x28, 0xb5, 0x2f, 0xfd, 0x00, 17 << 3, 0x03, 0x80, 0x00, 9]);
+        assert_eq!(zstd::zstd_safe::get_frame_content_size(&stream).unwrap(), Some(4096));
+        let mut output = vec![0; 4096];
+        let mut context = DCtx::create();
+        for reach in [2, 3, 100, 4095] {
+            assert_eq!(read_first(&mut context, &stream, &mut output, reach), None, "{reach}");
+        }
+        assert!(context.sizeof() < 1 << 20);
+        // A window of 128 MiB in the first one.
+        let mut stream = vec![0x28, 0xb5, 0x2f, 0xfd, 0x40, 17 << 3, 0x00, 0x0f];
+        stream.extend([0x08, 0x00, 0x00, 7, 0x03, 0x80, 0x00, 9]);
+        assert_eq!(zstd::zstd_safe::get_frame_content_size(&stream).unwrap(), Some(4096));
+        assert_eq!(read_first(&mut context, &stream, &mut output, 1), None);
     }
 }

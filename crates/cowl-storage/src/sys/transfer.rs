@@ -31,7 +31,8 @@ pub(crate) struct Transfer<F> {
 
 // SAFETY: the entry has the address of bytes of `buffer`, which stay where they are while the
 // buffer is owned, wherever it is moved to; the runtime owns the operation until the kernel has
-// done it.
+// done it, or until the ring is closed: changes are waited for before that (`settle`), and whoever
+// drops a runtime in the middle of reads has none of their buffers any more.
 unsafe impl<F: AsFd> OpCode for Transfer<F> {
     type Control = ();
 

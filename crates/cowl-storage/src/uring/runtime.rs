@@ -14,10 +14,10 @@ use crate::sys::register_here;
 /// whoever sends to it, for each of them. Measured with NBD clients, 4 KiB: 6 to 14 percent less
 /// processor time for each read. Kernels before 5.19 have no such rings and give the usual one.
 ///
-/// The ring knows 1 MiB of memory of the thread, which stays resident and counts for the process's
-/// limit of locked memory (`RLIMIT_MEMLOCK`): each [`IoBuffer`](crate::IoBuffer) of up to 4 KiB
-/// that is made on this thread is a page of it, while there is one. Where the limit does not allow
-/// it, everything works without.
+/// The rings of the first four threads know 256 KiB of memory of their thread, which stay resident
+/// and count for the user's limit of locked memory (`RLIMIT_MEMLOCK`): pages for
+/// [`IoBuffer::for_requests`](crate::IoBuffer::for_requests). Where the limit does not allow that,
+/// or for more threads, there are none.
 pub fn ring_runtime() -> io::Result<Runtime> {
     let mut ring = ProactorBuilder::new();
     ring.coop_taskrun(true).taskrun_flag(true);

@@ -212,7 +212,7 @@ impl Storage for UringStorage {
         purpose: Purpose,
     ) -> IoResult<ByteCount> {
         let length = buffer.len();
-        // One request serves nearly all reads; a future more around it costs a hundred instructions.
+        // One request serves nearly all reads; each future around it costs a hundred instructions.
         let outcome = match ring::Whole::new(&self.file, at.get(), buffer) {
             Ok(whole) => match whole.submit().await {
                 Ok(buffer) => return (Ok(ByteCount::from_usize(length)), buffer),

@@ -191,7 +191,7 @@ async fn many_pages(storage: &UringStorage) {
     const PAGES: u64 = 512;
     let content = |page: u64| (page % 251).to_le_bytes()[0];
     let writes = (0..PAGES).map(|page| {
-        let mut buffer = IoBuffer::zeroed(4096);
+        let mut buffer = IoBuffer::for_requests(4096);
         buffer.fill(content(page));
         storage.write(at(page * 4096), buffer, Purpose::GuestData)
     });
@@ -216,7 +216,7 @@ fn more_buffers_than_the_ring_knows_serve_all_the_same() {
     let runtime = ring_runtime().unwrap();
     runtime.block_on(many_pages(&storage));
     // Pages that came back are zero for who gets them next.
-    let buffers: Vec<IoBuffer> = (0..512).map(|_| IoBuffer::zeroed(4096)).collect();
+    let buffers: Vec<IoBuffer> = (0..512).map(|_| IoBuffer::for_requests(4096)).collect();
     assert!(buffers.iter().all(|buffer| buffer.iter().all(|&byte| byte == 0)));
 }
 
@@ -228,12 +228,13 @@ fn buffers_serve_on_rings_and_threads_that_they_were_not_made_for() {
     compio::runtime::Runtime::new().unwrap().block_on(many_pages(&storage));
     ring_runtime().unwrap().block_on(many_pages(&storage));
     own.block_on(many_pages(&storage));
-    let buffers: Vec<IoBuffer> = (0..300).map(|_| IoBuffer::from_slice(&[7; 4096])).collect();
+    let buffers: Vec<IoBuffer> = (0..300).map(|_| IoBuffer::for_requests(4096)).collect();
     let storage = &storage;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             wait(async {
-                for (page, buffer) in buffers.into_iter().enumerate() {
+                for (page, mut buffer) in buffers.into_iter().enumerate() {
+                    buffer.fill(7);
                     let place = at(page as u64 * 4096);
                     let (result, buffer) = storage.write(place, buffer, Purpose::GuestData).await;
                     result.unwrap();

@@ -56,10 +56,10 @@ pub(super) async fn lane<S: Storage>(
     course: &Course<'_>,
 ) -> Result<Lap, BenchError> {
     let length = ByteCount::new(course.options.length).as_usize();
-    let mut buffer = IoBuffer::zeroed(length);
+    let mut buffer = IoBuffer::for_requests(length);
     buffer.fill(course.options.pattern);
     // Reads have a buffer of their own: what they bring must not be written elsewhere.
-    let mut buffers = Buffers { read: Some(IoBuffer::zeroed(length)), written: Some(buffer) };
+    let mut buffers = Buffers { read: Some(IoBuffer::for_requests(length)), written: Some(buffer) };
     let mut lap = Lap::new();
     while let Some(index) = course.next_request() {
         if let Err(error) = request(disk, course, index, &mut buffers, &mut lap).await {
