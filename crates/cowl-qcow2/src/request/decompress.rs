@@ -66,8 +66,8 @@ impl From<Vec<u8>> for Decoded {
 pub(crate) struct Decompressor {
     kind: CompressionType,
     cluster_len: usize,
-    // Contexts are hundreds of kilobytes, and those of zstd grow with the cluster to about twice its
-    // length. As many as ever run at once.
+    // Contexts are hundreds of kilobytes, and those of zstd grow to about twice the cluster.
+    // As many as ever run at once.
     deflate: Spares<libdeflater::Decompressor>,
     zstd: Spares<DCtx<'static>>,
 }
