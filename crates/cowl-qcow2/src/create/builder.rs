@@ -248,7 +248,10 @@ impl<S: Storage> Builder<S> {
         let file = &self.files.image;
         let all = self.header.l1_entries as usize;
         let used = l1.last().map_or(0, |(last, _)| last + 1);
-        let written = used.max(1).next_multiple_of(L1_WRITE_ENTRIES).min(all);
+        let written = match all <= L1_WHOLE_ENTRIES {
+            true => all,
+            false => used.max(1).next_multiple_of(L1_BLOCK_ENTRIES).min(all),
+        };
         let mut bytes = IoBuffer::zeroed(written * 8);
         for (index, entry) in l1 {
             bytes[index * 8..][..8].copy_from_slice(&entry.raw().to_be_bytes());
@@ -331,8 +334,12 @@ fn unset<T>(count: usize) -> Box<[OnceLock<T>]> {
     (0..count).map(|_| OnceLock::new()).collect()
 }
 
-/// Entries of an L1 table written together: 64 KiB.
-const L1_WRITE_ENTRIES: usize = 8192;
+/// Entries of an L1 table that is written whole, 64 KiB: that costs no more than a hole in it.
+const L1_WHOLE_ENTRIES: usize = 8192;
+
+/// Entries of a longer one that are written together, 4 KiB: whoever opens it reads what was
+/// written.
+const L1_BLOCK_ENTRIES: usize = 512;
 
 /// Tables gathered for one write.
 struct TableBatch {
