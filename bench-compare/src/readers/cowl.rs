@@ -31,7 +31,7 @@ pub(crate) fn by_blocking_calls(reading: &Reading) -> Sample {
     let rate = on_threads(reading.threads, |thread| {
         let mut offsets = reading.offsets(thread);
         let mut clock = Clock::start(reading.sample);
-        let mut block = IoBuffer::for_requests(BLOCK);
+        let mut block = IoBuffer::zeroed(BLOCK);
         loop {
             for _ in 0..BATCH {
                 let read = disk.read_at(&mut block, offsets.next());

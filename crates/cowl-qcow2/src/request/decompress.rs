@@ -254,6 +254,7 @@ mod tests {
         assert!(zstd(&stream).is_err());
         assert_eq!(zstd(&[0xff; 700]), Err(BROKEN));
     }
+
     #[test]
     fn a_part_of_a_cluster_is_the_same_as_in_all_of_it() {
         let bytes =

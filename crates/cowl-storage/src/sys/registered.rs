@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_no_ring_registers_nothing() {
         let file = tempfile::tempfile().expect("a temporary file");
-        assert!(!Memory::map().expect("memory").register(&file));
+        assert!(!Memory::new().expect("memory").register(&file));
         std::thread::spawn(move || {
             super::register_here(&file);
             assert!(super::RegisteredPage::take(512).is_none());

@@ -24,9 +24,24 @@ pub(crate) struct Transfer<F> {
     pub(crate) buffer: IoBuffer,
     pub(crate) range: Range<usize>,
     pub(crate) offset: u64,
-    pub(crate) direction: Direction,
+    direction: Direction,
     /// Whether the ring is told that it knows the memory.
     pub(crate) is_registered: bool,
+}
+
+impl<F> Transfer<F> {
+    /// In memory that the ring knows where `buffer` is such memory.
+    #[inline]
+    pub(crate) fn new(
+        file: F,
+        direction: Direction,
+        offset: u64,
+        buffer: IoBuffer,
+        range: Range<usize>,
+    ) -> Self {
+        let is_registered = buffer.is_registered_here();
+        Self { file, buffer, range, offset, direction, is_registered }
+    }
 }
 
 // SAFETY: the entry has the address of bytes of `buffer`, which stay where they are while the

@@ -83,10 +83,8 @@ impl Whole {
         if !is_one || !file.is_aligned(at, &buffer) {
             return Err(buffer);
         }
-        let is_registered = buffer.is_registered_here();
-        let (file, direction) = (Target::reading(file), Direction::Read);
-        let (range, offset) = (0..length, at);
-        Ok(Self(Transfer { file, buffer, range, offset, direction, is_registered }))
+        let target = Target::reading(file);
+        Ok(Self(Transfer::new(target, Direction::Read, at, buffer, 0..length)))
     }
 
     /// Runs it. The buffer is full then, as a rule.
@@ -107,14 +105,13 @@ impl Partly {
         let Self(result, Transfer { file: target, mut buffer, offset, is_registered, .. }) = self;
         let done = match result {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                return read(target, offset, buffer, 0).await;
+            Err(error) => {
+                let is_unknown = is_registered && is_unknown_memory(&error);
+                if is_unknown || error.kind() == io::ErrorKind::Interrupted {
+                    return read(target, offset, buffer, 0).await;
+                }
+                return (Err(error), buffer);
             }
-            Err(error) if is_registered && is_unknown_memory(&error) => {
-                forget_here();
-                return read(target, offset, buffer, 0).await;
-            }
-            Err(error) => return (Err(error), buffer),
         };
         if done == 0 || !done.is_multiple_of(target.alignment()) {
             buffer[done..].fill(0);
@@ -137,10 +134,9 @@ async fn transfer(
     offset: u64,
     (buffer, range): (IoBuffer, Range<usize>),
 ) -> (io::Result<usize>, Target, IoBuffer) {
-    let is_registered = buffer.is_registered_here();
-    let request = Transfer { file: target, buffer, range, offset, direction, is_registered };
+    let request = Transfer::new(target, direction, offset, buffer, range);
     let BufResult(mut result, mut request) = submit(request).await;
-    if is_registered && result.as_ref().is_err_and(is_unknown_memory) {
+    if request.is_registered && result.as_ref().is_err_and(is_unknown_memory) {
         forget_here();
         request.is_registered = false;
         BufResult(result, request) = submit(request).await;
