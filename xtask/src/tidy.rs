@@ -31,9 +31,10 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Who may depend on whom. Every crate of the workspace is here.
 const EDGES: &[(&str, &[&str])] = &[
     ("cowl-format", &[]),
+    ("cowl-zstd", &[]),
     ("cowl-storage", &["cowl-format"]),
     ("cowl-block", &["cowl-format", "cowl-storage"]),
-    ("cowl-qcow2", &["cowl-format", "cowl-storage", "cowl-block"]),
+    ("cowl-qcow2", &["cowl-format", "cowl-storage", "cowl-block", "cowl-zstd"]),
     ("cowl", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
     (
         "cowl-tools",
@@ -81,7 +82,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cowl-fuse", &["cowl-format", "cowl-storage", "cowl-block", "cowl-serverkit"]),
     ("cowl-serverkit", &["cowl-storage"]),
     ("cowl-testkit", &["cowl-format"]),
-    ("cowl-fuzz-bodies", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd"]),
+    (
+        "cowl-fuzz-bodies",
+        &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2", "cowl-nbd", "cowl-zstd"],
+    ),
     ("cowl-sim", &["cowl-format", "cowl-storage", "cowl-block", "cowl-qcow2"]),
     ("xtask", &[]),
 ];

@@ -10,6 +10,7 @@
 //! | `operations`| a shape, then operations        | the image is what a model says     |
 //! | `rewrite`   | a seed, edits, then operations  | the same, if the image was sound   |
 //! | `nbd`       | what an NBD client sends        | however it is cut, one answer      |
+//! | `zstd`      | a length, a reach, a frame      | a start of what the library reads  |
 //!
 //! Nothing may panic, and nothing may ask the storage for more than its [`Budget`]: that is how a
 //! hang shows before it is one.
@@ -22,6 +23,7 @@ mod mutate;
 mod nbd;
 mod operate;
 mod seeds;
+mod zstd_frame;
 
 pub use budget::{Budget, BudgetStorage};
 pub use codec::{header, tables};
@@ -30,12 +32,13 @@ pub use mutate::mutate;
 pub use nbd::nbd;
 pub use operate::{operations, rewrite};
 pub use seeds::{SEEDS, Seed};
+pub use zstd_frame::zstd;
 
 /// A body: takes any bytes, panics when something that must hold does not.
 pub type Body = fn(&[u8]);
 
 /// Every body with the name of its target and of its folder in the corpus.
-pub const BODIES: [(&str, Body); 8] = [
+pub const BODIES: [(&str, Body); 9] = [
     ("header", header),
     ("tables", tables),
     ("open_read", open_read),
@@ -44,4 +47,5 @@ pub const BODIES: [(&str, Body); 8] = [
     ("operations", operations),
     ("rewrite", rewrite),
     ("nbd", nbd),
+    ("zstd", zstd),
 ];

@@ -70,12 +70,15 @@ pub async fn read_header<S: Storage>(file: &S) -> Result<Header, Error> {
     }
 }
 
+/// Bytes of a snapshot's record with names of the usual length: who guesses too low reads twice.
+const SNAPSHOT_USUAL: usize = 96;
+
 /// Reads the snapshot table.
 pub async fn read_snapshots<S: Storage>(file: &S, header: &Header) -> Result<SnapshotTable, Error> {
     if header.snapshot_count == 0 {
         return Ok(SnapshotTable::default());
     }
-    let mut length = FIRST_READ.max(header.snapshot_count as usize * 64);
+    let mut length = FIRST_READ.max(header.snapshot_count as usize * SNAPSHOT_USUAL);
     loop {
         let buffer = IoBuffer::zeroed(length);
         let (result, mut buffer) =

@@ -1,0 +1,118 @@
+//! Copies of a few bytes, many times: 16 at once where there is room for more than is asked for.
+//!
+//! Positions are of 32 bits, so that adding to them cannot overflow.
+
+use crate::Fault;
+
+const CHUNK: u32 = 16;
+
+/// Bytes that literals must be followed by, so that all of them are copied in chunks.
+pub(crate) const MARGIN: usize = CHUNK as usize;
+
+/// Copies `length` bytes of `literals` from `from` on to `output` from `to` on; up to 15 bytes
+/// behind them may be overwritten.
+#[inline(always)]
+pub(crate) fn copy_literals(
+    literals: &[u8],
+    from: u32,
+    output: &mut [u8],
+    to: u32,
+    length: u32,
+) -> Result<(), Fault> {
+    if length <= CHUNK
+        && let Some(chunk) = chunk(literals, from)
+        && put_chunk(output, to, chunk)
+    {
+        return Ok(());
+    }
+    copy_long(literals, from, output, to, length)
+}
+
+/// Copies `length` bytes of `output` from `distance` before `to` on to `to`; those that are
+/// written are read again where the distance is shorter. Up to 15 bytes behind them may be
+/// overwritten.
+#[inline(always)]
+pub(crate) fn copy_match(
+    output: &mut [u8],
+    to: u32,
+    distance: u32,
+    length: u32,
+) -> Result<(), Fault> {
+    let from = to.wrapping_sub(distance);
+    if CHUNK <= distance
+        && let Some(chunk) = chunk(output, from)
+        && put_chunk(output, to, chunk)
+    {
+        if length <= CHUNK {
+            return Ok(());
+        }
+        return copy_far(output, to + CHUNK, distance, length - CHUNK);
+    }
+    copy_near(output, to, distance, length)
+}
+
+#[inline(always)]
+fn chunk(bytes: &[u8], at: u32) -> Option<u128> {
+    let at = at as usize;
+    let chunk = bytes.get(at..at + 16)?.try_into().ok()?;
+    Some(u128::from_ne_bytes(chunk))
+}
+
+#[inline(always)]
+fn put_chunk(bytes: &mut [u8], at: u32, chunk: u128) -> bool {
+    let at = at as usize;
+    let Some(room) = bytes.get_mut(at..at + 16) else { return false };
+    room.copy_from_slice(&chunk.to_ne_bytes());
+    true
+}
+
+#[inline(never)]
+fn copy_long(
+    literals: &[u8],
+    from: u32,
+    output: &mut [u8],
+    to: u32,
+    length: u32,
+) -> Result<(), Fault> {
+    let (from, to, length) = (from as usize, to as usize, length as usize);
+    let input = literals.get(from..from + length).ok_or(Fault::Sequence)?;
+    output.get_mut(to..to + length).ok_or(Fault::Room)?.copy_from_slice(input);
+    Ok(())
+}
+
+/// In chunks, of which none is read before it is written.
+#[inline(never)]
+fn copy_far(output: &mut [u8], mut to: u32, distance: u32, length: u32) -> Result<(), Fault> {
+    let end = to.checked_add(length).ok_or(Fault::Room)?;
+    while to < end {
+        let Some(chunk) = chunk(output, to - distance) else { return Err(Fault::Sequence) };
+        if !put_chunk(output, to, chunk) {
+            return copy_near(output, to, distance, end - to);
+        }
+        to += CHUNK;
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn copy_near(output: &mut [u8], to: u32, distance: u32, length: u32) -> Result<(), Fault> {
+    let (to, distance, length) = (to as usize, distance as usize, length as usize);
+    let output = output.get_mut(..to + length).ok_or(Fault::Room)?;
+    if to < distance || distance == 0 {
+        return Err(Fault::Sequence);
+    }
+    let from = to - distance;
+    if distance == 1 {
+        let byte = output[from];
+        output[to..].fill(byte);
+        return Ok(());
+    }
+    // What is there doubles.
+    let mut at = to;
+    while at < output.len() {
+        let step = (at - from).min(output.len() - at);
+        output.copy_within(from..from + step, at);
+        at += step;
+    }
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! Huffman codes of literals (RFC 8878, section 4.2).
+
+use crate::Fault;
+use crate::bits::{BackwardBits, MarkedBits};
+use crate::fse::Shares;
+
+/// Bits of the longest code.
+const CODE_MAX: u32 = 11;
+
+/// Symbols whose codes fit into what is loaded at once.
+const AT_ONCE: usize = (MarkedBits::LOADED / CODE_MAX) as usize;
+
+/// The length of a code, and in the high byte its symbol, for each 11 bits that begin with it.
+type Code = u16;
+
+/// A table of codes.
+pub(crate) struct Codes {
+    table: [Code; 1 << CODE_MAX],
+}
+
+impl Codes {
+    /// The fewest literals that four streams may have.
+    const FOUR_MIN: usize = 6;
+
+    pub(crate) fn new() -> Self {
+        Self { table: [0; 1 << CODE_MAX] }
+    }
+
+    /// Takes the codes that the description at `frame[start..end]` says, and returns where it
+    /// ends (section 4.2.1).
+    pub(crate) fn read(&mut self, frame: &[u8], start: usize, end: usize) -> Result<usize, Fault> {
+        let &first = frame.get(start).ok_or(Fault::Short)?;
+        let body = start + 1;
+        let mut weights = Weights::new();
+        let tree_end = match first {
+            0..128 => {
+                let tree_end = body + usize::from(first);
+                weights.read_coded(frame, body, tree_end.min(end))?;
+                tree_end
+            }
+            _ => {
+                let count = usize::from(first) - 127;
+                let tree_end = body + count.div_ceil(2);
+                let pairs = frame.get(body..tree_end).ok_or(Fault::Short)?;
+                for index in 0..count {
+                    let pair = pairs[index / 2];
+                    weights.push(if index % 2 == 0 { pair >> 4 } else { pair & 15 })?;
+                }
+                tree_end
+            }
+        };
+        if end < tree_end {
+            return Err(Fault::Short);
+        }
+        self.fill(&mut weights)?;
+        Ok(tree_end)
+    }
+
+    /// Codes by their weights (section 4.2.1.3). The last weight is what makes the sum a power of
+    /// two.
+    fn fill(&mut self, weights: &mut Weights) -> Result<(), Fault> {
+        let share = |weight: u8| (1_u32 << weight) >> 1;
+        let sum: u32 = weights.all().iter().map(|&weight| share(weight)).sum();
+        if sum == 0 {
+            return Err(Fault::Table);
+        }
+        let length_max = sum.ilog2() + 1;
+        let left = (1 << length_max) - sum;
+        if CODE_MAX < length_max || !left.is_power_of_two() {
+            return Err(Fault::Table);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
+        weights.push((left.ilog2() + 1) as u8)?;
+        // Longer codes, of lower weights, come first.
+        let scale = CODE_MAX - length_max;
+        let mut starts = [0_usize; CODE_MAX as usize + 2];
+        for &weight in weights.all() {
+            starts[usize::from(weight) + 1] += (share(weight) as usize) << scale;
+        }
+        for weight in 1..starts.len() {
+            starts[weight] += starts[weight - 1];
+        }
+        for (symbol, &weight) in (0..=u8::MAX).zip(weights.all()) {
+            if weight == 0 {
+                continue;
+            }
+            let start = &mut starts[usize::from(weight)];
+            let end = *start + ((share(weight) as usize) << scale);
+            #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
+            let length = (length_max + 1) as u8 - weight;
+            self.table[*start..end].fill(Code::from_le_bytes([length, symbol]));
+            *start = end;
+        }
+        Ok(())
+    }
+
+    /// Fills `output` with what the stream in `frame[start..end]` says.
+    pub(crate) fn decode_one(
+        &self,
+        frame: &[u8],
+        start: usize,
+        end: usize,
+        output: &mut [u8],
+    ) -> Result<(), Fault> {
+        let stream = BackwardBits::new(frame, start, end)?;
+        self.finish(stream, MarkedBits::of(stream)?, output)
+    }
+
+    /// Fills `output`, a quarter from each of four streams, which lie behind the table of their
+    /// lengths in `frame[start..end]` (section 3.1.1.3.1.6).
+    pub(crate) fn decode_four(
+        &self,
+        frame: &[u8],
+        start: usize,
+        end: usize,
+        output: &mut [u8],
+    ) -> Result<(), Fault> {
+        let quarter = output.len().div_ceil(4);
+        if output.len() < Self::FOUR_MIN || output.len() < 3 * quarter {
+            return Err(Fault::Stream);
+        }
+        let lengths = frame.get(start..end).and_then(<[u8]>::first_chunk::<6>);
+        let [first, second, third] = lengths.ok_or(Fault::Short)?.as_chunks::<2>().0 else {
+            return Err(Fault::Short);
+        };
+        let mut at = start + 6;
+        let mut stream = |length: &[u8; 2]| {
+            let stream_start = at;
+            at += usize::from(u16::from_le_bytes(*length));
+            BackwardBits::new(frame, stream_start, at.min(end))
+        };
+        let streams = [stream(first)?, stream(second)?, stream(third)?];
+        let [first, second, third] = streams;
+        let streams = [first, second, third, BackwardBits::new(frame, at, end)?];
+
+        // All but the last few of each.
+        let shortest = output.len() - 3 * quarter;
+        let whole = shortest / AT_ONCE * AT_ONCE;
+        let bits = decode_in_turns(self, frame, streams, output, whole)?;
+        for ((stream, bits), quarter) in
+            streams.into_iter().zip(bits).zip(output.chunks_mut(quarter))
+        {
+            self.finish(stream, bits, &mut quarter[whole..])?;
+        }
+        Ok(())
+    }
+
+    /// Fills `output` with the last symbols of a stream.
+    fn finish(
+        &self,
+        stream: BackwardBits,
+        mut bits: MarkedBits,
+        output: &mut [u8],
+    ) -> Result<(), Fault> {
+        for group in output.chunks_mut(AT_ONCE) {
+            for symbol in group {
+                *symbol = self.next(&mut bits);
+            }
+            bits.reload(stream.frame())?;
+        }
+        bits.is_done(stream).then_some(()).ok_or(Fault::Stream)
+    }
+
+    #[inline(always)]
+    fn next(&self, bits: &mut MarkedBits) -> u8 {
+        let code = self.table[bits.top(CODE_MAX)];
+        // The shift uses no more than the low byte, so that is not cut out first.
+        bits.take(u32::from(code));
+        code.to_le_bytes()[1]
+    }
+}
+
+/// Fills the first `length` bytes, a multiple of [`AT_ONCE`], of each quarter of `output` from four
+/// streams, in turns: each symbol of a stream waits for the one before.
+#[multiversion::multiversion(targets("x86_64+bmi1+bmi2"))]
+fn decode_in_turns(
+    codes: &Codes,
+    frame: &[u8],
+    streams: [BackwardBits; 4],
+    output: &mut [u8],
+    length: usize,
+) -> Result<[MarkedBits; 4], Fault> {
+    let quarter = output.len().div_ceil(4);
+    let (one, rest) = output.split_at_mut(quarter);
+    let (two, rest) = rest.split_at_mut(quarter);
+    let (three, four) = rest.split_at_mut(quarter);
+    let one = one[..length].as_chunks_mut::<AT_ONCE>().0;
+    let two = two[..length].as_chunks_mut::<AT_ONCE>().0;
+    let three = three[..length].as_chunks_mut::<AT_ONCE>().0;
+    let four = four[..length].as_chunks_mut::<AT_ONCE>().0;
+    let mut first = MarkedBits::of(streams[0])?;
+    let mut second = MarkedBits::of(streams[1])?;
+    let mut third = MarkedBits::of(streams[2])?;
+    let mut fourth = MarkedBits::of(streams[3])?;
+    for (((one, two), three), four) in one.iter_mut().zip(two).zip(three).zip(four) {
+        for index in 0..AT_ONCE {
+            one[index] = codes.next(&mut first);
+            two[index] = codes.next(&mut second);
+            three[index] = codes.next(&mut third);
+            four[index] = codes.next(&mut fourth);
+        }
+        first.reload(frame)?;
+        second.reload(frame)?;
+        third.reload(frame)?;
+        fourth.reload(frame)?;
+    }
+    Ok([first, second, third, fourth])
+}
+
+/// The weight of each symbol; the last one is not written.
+struct Weights {
+    weights: [u8; 256],
+    count: usize,
+}
+
+impl Weights {
+    fn new() -> Self {
+        Self { weights: [0; 256], count: 0 }
+    }
+
+    fn all(&self) -> &[u8] {
+        &self.weights[..self.count]
+    }
+
+    fn push(&mut self, weight: u8) -> Result<(), Fault> {
+        if CODE_MAX < u32::from(weight) || self.count == self.weights.len() {
+            return Err(Fault::Table);
+        }
+        self.weights[self.count] = weight;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Weights that are coded themselves, by two states in turns (section 4.2.1.2).
+    fn read_coded(&mut self, frame: &[u8], start: usize, end: usize) -> Result<(), Fault> {
+        const LOG_MAX: u32 = 6;
+        let description = frame.get(start..end).ok_or(Fault::Short)?;
+        let (shares, length) = Shares::read(description, CODE_MAX as usize + 1, LOG_MAX)?;
+        // The symbol of each state, the bits to the next one, and what they are added to.
+        let mut table = [(0_u8, 0_u32, 0_usize); 1 << LOG_MAX];
+        shares.spread(|state, symbol, bits, base| {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
+            let symbol = symbol as u8;
+            table[state] = (symbol, bits, base as usize);
+        });
+        let mut bits = BackwardBits::new(frame, start + length, end)?;
+        let mut read = |count| bits.read(count);
+        let mut states = [read(shares.log())?, read(shares.log())?];
+        loop {
+            let (symbol, width, base) = table[states[0]];
+            self.push(symbol)?;
+            if bits.left() < width {
+                return self.push(table[states[1]].0);
+            }
+            let next = base + bits.read(width)?;
+            states = [states[1], next];
+        }
+    }
+}
