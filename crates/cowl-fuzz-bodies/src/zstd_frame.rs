@@ -9,7 +9,8 @@ const LENGTH_MAX: usize = 2 << 20;
 ///
 /// # Panics
 ///
-/// When a start is not that of what the library decodes, or shorter than what was asked for.
+/// When a start is not that of what the library decodes, shorter than what was asked for, or not
+/// the same in other memory.
 pub fn zstd(data: &[u8]) {
     let Some((&reach, stream)) = data.split_first() else { return };
     let Ok(Some(length)) = zstd_safe::get_frame_content_size(stream) else { return };
@@ -18,9 +19,15 @@ pub fn zstd(data: &[u8]) {
         return;
     }
     let reach = length * (usize::from(reach % 16) + 1) / 16;
+    let mut decoder = cowl_zstd::Decoder::new();
     let mut first = vec![0; length];
-    let Ok(done) = cowl_zstd::Decoder::new().decode(stream, &mut first, reach) else { return };
+    let result = decoder.decode(stream, &mut first, reach);
+    // Nothing may come from what was in the memory before, the decoder's included.
+    let mut again = vec![0xff; length];
+    assert_eq!(decoder.decode(stream, &mut again, reach), result);
+    let Ok(done) = result else { return };
     assert!(reach <= done && done <= length);
+    assert!(first[..done] == again[..done]);
     // The library may refuse what lies behind, and does not look at what follows the frame.
     let Ok(frame_length) = zstd_safe::find_frame_compressed_size(stream) else { return };
     let Ok(whole) = ::zstd::bulk::decompress(&stream[..frame_length], length) else { return };

@@ -38,7 +38,7 @@ pub(crate) fn copy_match(
     distance: u32,
     length: u32,
 ) -> Result<(), Fault> {
-    let from = to.wrapping_sub(distance);
+    let from = to.checked_sub(distance).ok_or(Fault::Sequence)?;
     if CHUNK <= distance
         && let Some(chunk) = chunk(output, from)
         && put_chunk(output, to, chunk)
@@ -115,4 +115,61 @@ fn copy_near(output: &mut [u8], to: u32, distance: u32, length: u32) -> Result<(
         at += step;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{copy_literals, copy_match};
+    use crate::Fault;
+
+    #[test]
+    fn a_match_repeats_what_lies_before_it() {
+        for distance in 1..40_u8 {
+            for length in 0..80_u8 {
+                // With room for chunks behind it, and without.
+                for room in [0, 1, 15, 16, 64] {
+                    let to = u32::from(distance) + 2;
+                    let known: Vec<u8> = (0..distance + 2).collect();
+                    let mut expected = known.clone();
+                    for _ in 0..length {
+                        expected.push(expected[expected.len() - usize::from(distance)]);
+                    }
+                    let mut output = known;
+                    output.resize(expected.len() + room, 0xee);
+                    let result = copy_match(&mut output, to, distance.into(), length.into());
+                    assert_eq!(result, Ok(()));
+                    assert_eq!(output[..expected.len()], expected, "{distance}, {length}, {room}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_match_that_starts_before_the_first_byte_is_refused() {
+        let mut output = [7; 200];
+        for distance in [0, 101, 117, u32::MAX - 20, u32::MAX] {
+            for length in [3, 16, 17, 60] {
+                let result = copy_match(&mut output, 100, distance, length);
+                assert_eq!(result, Err(Fault::Sequence), "{distance}, {length}");
+            }
+        }
+        assert_eq!(copy_match(&mut output, 100, 50, 101), Err(Fault::Room));
+        assert_eq!(copy_match(&mut output, 100, 2, 101), Err(Fault::Room));
+        assert_eq!(copy_match(&mut output, 190, 50, u32::MAX), Err(Fault::Room));
+    }
+
+    #[test]
+    fn literals_end_where_they_end() {
+        let literals: Vec<u8> = (0..60).collect();
+        for length in 0..50_u32 {
+            let mut output = [0xee; 60];
+            copy_literals(&literals, 5, &mut output, 8, length).unwrap();
+            let end = 8 + length as usize;
+            assert_eq!(output[8..end], literals[5..5 + length as usize]);
+            assert!(output[..8].iter().chain(&output[end.max(24)..]).all(|&byte| byte == 0xee));
+        }
+        let mut output = [0; 60];
+        assert_eq!(copy_literals(&literals, 50, &mut output, 0, 11), Err(Fault::Sequence));
+        assert_eq!(copy_literals(&literals, 0, &mut output, 50, 11), Err(Fault::Room));
+    }
 }
