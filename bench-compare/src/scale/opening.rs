@@ -13,8 +13,8 @@ use cowl::{Disk, OpenOptions, Sharing, WorkerPool};
 use crate::process;
 use crate::scale::images::{MIB, words};
 
-/// Opens of one sample: one alone is too short for the clock of a busy machine.
-const OPENS: usize = 15;
+/// Opens of one sample: a processor that has waited for a disk takes a while to be itself again.
+const OPENS: usize = 1001;
 
 /// Microseconds to open the image at `path`, the median of several times.
 pub(crate) fn time(path: &Path, options: &OpenOptions) -> Result<f64, String> {

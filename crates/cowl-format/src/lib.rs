@@ -49,7 +49,7 @@ pub use l1::L1Entry;
 pub use l2::{ClusterMapping, L2Entry};
 pub use refcount_block::RefcountBlock;
 pub use refcount_table::RefcountTableEntry;
-pub use snapshot::{Snapshot, SnapshotTable};
+pub use snapshot::{Snapshot, SnapshotL1, SnapshotTable};
 pub use subcluster::{SubclusterBitmap, SubclusterState};
 pub use units::{
     ByteCount, GuestCluster, GuestOffset, HostCluster, HostOffset, L1Index, L2Index,

@@ -61,11 +61,22 @@ pub struct SnapshotTable {
     pub length: ByteCount,
 }
 
-/// What [`SnapshotTable::decode`] found in the bytes it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Record {
-    Whole(Snapshot, usize),
-    NeedsMore(usize),
+/// Where the L1 table of a snapshot lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotL1 {
+    /// Start of the table.
+    pub offset: HostOffset,
+    /// Entries of the table.
+    pub entries: u32,
+}
+
+/// A record in the bytes of a table.
+#[derive(Clone, Copy)]
+struct Record<'a> {
+    fixed: &'a [u8],
+    extra: &'a [u8],
+    id: &'a [u8],
+    name: &'a [u8],
 }
 
 impl SnapshotTable {
@@ -75,30 +86,32 @@ impl SnapshotTable {
     /// the number of bytes, from the table's start, to call again with; `at_end` says that the file
     /// has no more, which makes it [`Corruption::SnapshotTableTruncated`].
     pub fn decode(bytes: &[u8], count: u32, at_end: bool) -> Result<Self, Corruption> {
-        let mut table = Self::default();
-        let mut at = 0_usize;
-        let mut end = 0;
-        for snapshot in 0..count {
-            match Snapshot::decode(bytes.get(at..).unwrap_or(&[]), snapshot)? {
-                Record::Whole(record, length) => {
-                    table.snapshots.push(record);
-                    end = at + length;
-                    at += pad8(length);
-                }
-                Record::NeedsMore(_) if at_end => {
-                    return Err(Corruption::SnapshotTableTruncated { snapshot });
-                }
-                Record::NeedsMore(length) => {
-                    let needed = ByteCount::from_usize(at + length);
-                    return Err(Corruption::HeaderTruncated { needed });
-                }
-            }
-            if end as u64 > SNAPSHOT_TABLE_BYTES_MAX {
-                return Err(Corruption::SnapshotCount { count });
-            }
-        }
-        table.length = ByteCount::from_usize(end);
-        Ok(table)
+        let records = (count as usize).min(bytes.len() / FIXED_LEN);
+        let mut snapshots = Vec::with_capacity(records);
+        let length = Record::read_all(bytes, count, at_end, |_, record| {
+            snapshots.push(record.decode());
+            Ok(())
+        })?;
+        Ok(Self { snapshots, length })
+    }
+
+    /// Where the L1 tables of the `count` snapshots lie, and the length of the snapshot table: for
+    /// who wants nothing else of it. `bytes`, `at_end` and errors as for [`Self::decode`].
+    pub fn decode_l1_tables(
+        bytes: &[u8],
+        count: u32,
+        at_end: bool,
+        geometry: crate::Geometry,
+    ) -> Result<(Vec<SnapshotL1>, ByteCount), Corruption> {
+        let records = (count as usize).min(bytes.len() / FIXED_LEN);
+        let mut tables = Vec::with_capacity(records);
+        let length = Record::read_all(bytes, count, at_end, |index, record| {
+            let (offset, entries) = record.l1_table();
+            let offset = valid_l1_table(offset, entries, index, geometry)?;
+            tables.push(SnapshotL1 { offset, entries });
+            Ok(())
+        })?;
+        Ok((tables, length))
     }
 
     /// The table's bytes.
@@ -121,41 +134,6 @@ impl SnapshotTable {
 }
 
 impl Snapshot {
-    fn decode(bytes: &[u8], snapshot: u32) -> Result<Record, Corruption> {
-        if bytes.len() < FIXED_LEN {
-            return Ok(Record::NeedsMore(FIXED_LEN));
-        }
-        let id_len = usize::from(be16(bytes, 12));
-        let name_len = usize::from(be16(bytes, 14));
-        let extra_length = be32(bytes, 36);
-        if extra_length > SNAPSHOT_EXTRA_BYTES_MAX {
-            return Err(Corruption::SnapshotExtra { snapshot, length: extra_length });
-        }
-        let extra_len = extra_length as usize;
-        let length = FIXED_LEN + extra_len + id_len + name_len;
-        if bytes.len() < length {
-            return Ok(Record::NeedsMore(length));
-        }
-        let extra = &bytes[FIXED_LEN..FIXED_LEN + extra_len];
-        let id_at = FIXED_LEN + extra_len;
-        let name_at = id_at + id_len;
-        let extra64 = |at: usize| (at + 8 <= extra_len).then(|| be64(extra, at));
-        let record = Self {
-            l1_offset: be64(bytes, 0),
-            l1_entries: be32(bytes, 8),
-            id: bytes[id_at..name_at].to_vec(),
-            name: bytes[name_at..name_at + name_len].to_vec(),
-            date_seconds: be32(bytes, 16),
-            date_nanoseconds: be32(bytes, 20),
-            vm_clock: be64(bytes, 24),
-            vm_state_size: extra64(0).unwrap_or_else(|| u64::from(be32(bytes, 32))),
-            disk_size: extra64(8).map(ByteCount::new),
-            instruction_count: extra64(16).filter(|count| *count != u64::MAX),
-            unknown_extra: extra.get(EXTRA_KNOWN_LEN..).unwrap_or(&[]).to_vec(),
-        };
-        Ok(Record::Whole(record, length))
-    }
-
     fn encode(&self, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         let extra_len = self.extra_len();
@@ -197,21 +175,111 @@ impl Snapshot {
         index: u32,
         geometry: crate::Geometry,
     ) -> Result<HostOffset, Corruption> {
-        let bytes = u64::from(self.l1_entries) * 8;
-        let valid = geometry.is_cluster_aligned(self.l1_offset)
-            && bytes <= crate::limits::L1_BYTES_MAX
-            && self.l1_offset.checked_add(bytes).is_some_and(|end| i64::try_from(end).is_ok());
-        match valid {
-            true => Ok(HostOffset::new(self.l1_offset)),
-            false => Err(Corruption::SnapshotL1 { snapshot: index, table: self.l1_offset }),
+        valid_l1_table(self.l1_offset, self.l1_entries, index, geometry)
+    }
+}
+
+fn valid_l1_table(
+    offset: u64,
+    entries: u32,
+    snapshot: u32,
+    geometry: crate::Geometry,
+) -> Result<HostOffset, Corruption> {
+    let bytes = u64::from(entries) * 8;
+    let valid = geometry.is_cluster_aligned(offset)
+        && bytes <= crate::limits::L1_BYTES_MAX
+        && offset.checked_add(bytes).is_some_and(|end| i64::try_from(end).is_ok());
+    match valid {
+        true => Ok(HostOffset::new(offset)),
+        false => Err(Corruption::SnapshotL1 { snapshot, table: offset }),
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Calls `found` with each of `count` records and its index. Returns the length of the table.
+    fn read_all(
+        bytes: &'a [u8],
+        count: u32,
+        at_end: bool,
+        mut found: impl FnMut(u32, Self) -> Result<(), Corruption>,
+    ) -> Result<ByteCount, Corruption> {
+        let mut at = 0_usize;
+        let mut end = 0;
+        for snapshot in 0..count {
+            match Self::read(bytes.get(at..).unwrap_or(&[]), snapshot)? {
+                Ok(record) => {
+                    found(snapshot, record)?;
+                    end = at + record.length();
+                    at += pad8(record.length());
+                }
+                Err(_) if at_end => {
+                    return Err(Corruption::SnapshotTableTruncated { snapshot });
+                }
+                Err(needed) => {
+                    let needed = ByteCount::from_usize(at + needed);
+                    return Err(Corruption::HeaderTruncated { needed });
+                }
+            }
+            if end as u64 > SNAPSHOT_TABLE_BYTES_MAX {
+                return Err(Corruption::SnapshotCount { count });
+            }
+        }
+        Ok(ByteCount::from_usize(end))
+    }
+
+    /// The record that `bytes` begin with, or how many bytes it takes to see that much of it.
+    fn read(bytes: &'a [u8], snapshot: u32) -> Result<Result<Self, usize>, Corruption> {
+        let Some((fixed, rest)) = bytes.split_at_checked(FIXED_LEN) else {
+            return Ok(Err(FIXED_LEN));
+        };
+        let id_len = usize::from(be16(fixed, 12));
+        let name_len = usize::from(be16(fixed, 14));
+        let extra_length = be32(fixed, 36);
+        if extra_length > SNAPSHOT_EXTRA_BYTES_MAX {
+            return Err(Corruption::SnapshotExtra { snapshot, length: extra_length });
+        }
+        let extra_len = extra_length as usize;
+        let Some(rest) = rest.get(..extra_len + id_len + name_len) else {
+            return Ok(Err(FIXED_LEN + extra_len + id_len + name_len));
+        };
+        let (extra, names) = rest.split_at(extra_len);
+        let (id, name) = names.split_at(id_len);
+        Ok(Ok(Self { fixed, extra, id, name }))
+    }
+
+    /// Bytes without padding.
+    fn length(&self) -> usize {
+        self.fixed.len() + self.extra.len() + self.id.len() + self.name.len()
+    }
+
+    /// Start and entries of the L1 table, as stored.
+    fn l1_table(&self) -> (u64, u32) {
+        (be64(self.fixed, 0), be32(self.fixed, 8))
+    }
+
+    fn decode(&self) -> Snapshot {
+        let (l1_offset, l1_entries) = self.l1_table();
+        let extra = |at: usize| (at + 8 <= self.extra.len()).then(|| be64(self.extra, at));
+        Snapshot {
+            l1_offset,
+            l1_entries,
+            id: self.id.to_vec(),
+            name: self.name.to_vec(),
+            date_seconds: be32(self.fixed, 16),
+            date_nanoseconds: be32(self.fixed, 20),
+            vm_clock: be64(self.fixed, 24),
+            vm_state_size: extra(0).unwrap_or_else(|| u64::from(be32(self.fixed, 32))),
+            disk_size: extra(8).map(ByteCount::new),
+            instruction_count: extra(16).filter(|count| *count != u64::MAX),
+            unknown_extra: self.extra.get(EXTRA_KNOWN_LEN..).unwrap_or(&[]).to_vec(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Snapshot, SnapshotTable};
-    use crate::{ByteCount, Corruption};
+    use super::{Snapshot, SnapshotL1, SnapshotTable};
+    use crate::{ByteCount, Corruption, Geometry, HostOffset};
 
     fn sample(name: &str) -> Snapshot {
         Snapshot {
@@ -234,6 +302,24 @@ mod tests {
         let mut table = SnapshotTable { snapshots, length: ByteCount::ZERO };
         table.length = ByteCount::from_usize(table.encode().len());
         table
+    }
+
+    #[test]
+    fn l1_tables_are_found_as_in_the_whole_table() {
+        let geometry = Geometry::new(16, 4, false).unwrap();
+        let table = table();
+        let bytes = table.encode();
+        let found = |bytes: &[u8]| SnapshotTable::decode_l1_tables(bytes, 2, false, geometry);
+        let one = SnapshotL1 { offset: HostOffset::new(0x60000), entries: 4 };
+        assert_eq!(found(&bytes), Ok((vec![one; 2], table.length)));
+        for length in 0..bytes.len() {
+            let whole = SnapshotTable::decode(&bytes[..length], 2, false);
+            assert_eq!(found(&bytes[..length]).err(), whole.err());
+        }
+        let mut odd = table.clone();
+        odd.snapshots[1].l1_offset = 0x60200;
+        let fault = Corruption::SnapshotL1 { snapshot: 1, table: 0x60200 };
+        assert_eq!(found(&odd.encode()), Err(fault));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cowl_format::limits::{L1_BYTES_MAX, SNAPSHOT_TABLE_BYTES_MAX};
 use cowl_format::{
-    BitmapDirectory, ByteCount, Corruption, CryptMethod, Header, HostOffset, L1Entry,
+    BitmapDirectory, ByteCount, Corruption, CryptMethod, Header, HostOffset, L1Entry, SnapshotL1,
     SnapshotTable, Table, UncheckedHeader,
 };
 use cowl_storage::{Access, IoBuffer, Purpose, Storage};
@@ -75,8 +75,29 @@ const SNAPSHOT_USUAL: usize = 96;
 
 /// Reads the snapshot table.
 pub async fn read_snapshots<S: Storage>(file: &S, header: &Header) -> Result<SnapshotTable, Error> {
+    let count = header.snapshot_count;
+    read_snapshots_with(file, header, |bytes, at_end| SnapshotTable::decode(bytes, count, at_end))
+        .await
+}
+
+/// Reads the snapshot table for where the snapshots' L1 tables lie; and the length of it.
+pub(crate) async fn read_snapshot_l1_tables<S: Storage>(
+    file: &S,
+    header: &Header,
+) -> Result<(Vec<SnapshotL1>, ByteCount), Error> {
+    let (count, geometry) = (header.snapshot_count, header.geometry);
+    let decode =
+        |bytes: &[u8], at_end| SnapshotTable::decode_l1_tables(bytes, count, at_end, geometry);
+    read_snapshots_with(file, header, decode).await
+}
+
+async fn read_snapshots_with<S: Storage, T: Default>(
+    file: &S,
+    header: &Header,
+    decode: impl Fn(&[u8], bool) -> Result<T, Corruption>,
+) -> Result<T, Error> {
     if header.snapshot_count == 0 {
-        return Ok(SnapshotTable::default());
+        return Ok(T::default());
     }
     let mut length = FIRST_READ.max(header.snapshot_count as usize * SNAPSHOT_USUAL);
     loop {
@@ -85,7 +106,7 @@ pub async fn read_snapshots<S: Storage>(file: &S, header: &Header) -> Result<Sna
             file.read(header.snapshot_offset, buffer, Purpose::Snapshot).await;
         let read = result?.as_usize();
         buffer.truncate(read);
-        match SnapshotTable::decode(&buffer, header.snapshot_count, read < length) {
+        match decode(&buffer, read < length) {
             Err(Corruption::HeaderTruncated { needed }) => {
                 if needed.get() > SNAPSHOT_TABLE_BYTES_MAX {
                     let count = header.snapshot_count;
@@ -192,8 +213,10 @@ async fn next_l1_piece<S: Storage>(
     left: u64,
 ) -> Result<(u64, bool), Error> {
     /// To read this much costs no more than to ask whether it is there.
+    const UNASKED: u64 = 8 << 10;
+    /// Read at once, at most.
     const PIECE: u64 = 64 << 10;
-    if left <= PIECE {
+    if left <= UNASKED {
         return Ok((left, false));
     }
     Ok(match file.extent(at, ByteCount::new(left)).await? {

@@ -11,7 +11,7 @@ use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::allocator::{RoleMap, Space};
 use crate::check::{StaleRefcount, stale_refcounts};
-use crate::open::{read_snapshots, used_words};
+use crate::open::{read_snapshot_l1_tables, used_words};
 use crate::writer::Writer;
 use crate::{Error, Layer};
 
@@ -111,11 +111,10 @@ impl<S: Storage> Layer<S> {
                 add(table, geometry.cluster_size());
             }
         }
-        let snapshots = read_snapshots(self.file().as_ref(), header).await?;
-        add(header.snapshot_offset, snapshots.length.get());
-        for (index, snapshot) in (0..).zip(&snapshots.snapshots) {
-            let l1 = snapshot.l1_table(index, geometry).map_err(|fault| self.corrupt(fault))?;
-            add(l1, u64::from(snapshot.l1_entries) * 8);
+        let (tables, length) = read_snapshot_l1_tables(self.file().as_ref(), header).await?;
+        add(header.snapshot_offset, length.get());
+        for table in tables {
+            add(table.offset, u64::from(table.entries) * 8);
         }
         if let Some(Ok(bitmaps)) = &header.bitmaps {
             add(bitmaps.directory_offset, bitmaps.directory_size.get());
