@@ -133,6 +133,10 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
     ];
     let mut group = Group::new(rows);
     group.repeat_max = 3;
+    if matches!(kind, Kind::Plain) {
+        // A second each, most of it the disk's, whose speed changes from one to the next.
+        (group.repeat_times, group.repeat_max) = (3, 9);
+    }
     group.prepare = Box::new(move |fixtures| warm(&kind.source(fixtures)?));
     match kind {
         Kind::Plain => group.add(Contender::Raw, move |fixtures| by_copying(fixtures, key)),
