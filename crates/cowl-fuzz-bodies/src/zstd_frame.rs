@@ -25,9 +25,16 @@ pub fn zstd(data: &[u8]) {
     // Nothing may come from what was in the memory before, the decoder's included.
     let mut again = vec![0xff; length];
     assert_eq!(decoder.decode(stream, &mut again, reach), result);
+    assert!(result.is_err() || result.is_ok_and(|done| first[..done] == again[..done]));
+    // What is sound to its end is so for the library; a start may lie before damage.
+    if decoder.decode(stream, &mut again, length + 1).is_ok() {
+        let frame_length = zstd_safe::find_frame_compressed_size(stream);
+        let frame_length = frame_length.expect("a sound frame ends");
+        let whole = ::zstd::bulk::decompress(&stream[..frame_length], length);
+        assert!(whole.is_ok_and(|whole| whole == again));
+    }
     let Ok(done) = result else { return };
     assert!(reach <= done && done <= length);
-    assert!(first[..done] == again[..done]);
     // The library may refuse what lies behind, and does not look at what follows the frame.
     let Ok(frame_length) = zstd_safe::find_frame_compressed_size(stream) else { return };
     let Ok(whole) = ::zstd::bulk::decompress(&stream[..frame_length], length) else { return };

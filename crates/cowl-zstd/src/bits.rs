@@ -7,7 +7,8 @@ use crate::Fault;
 /// The stream lies in a frame, behind at least [`MARGIN`](Self::MARGIN) bytes: eight bytes are
 /// loaded at a time, and those before the stream may be among them. They are no part of what a
 /// sound stream says; one that goes on into them shows at its end ([`is_done`](Self::is_done)).
-/// Positions are of 32 bits, so that adding to them cannot overflow: frames are shorter.
+/// Positions are of 32 bits, frames are shorter: where `usize` has 64, adding to one of them does not
+/// overflow, and the processor has one bound to look at instead of two.
 #[derive(Clone, Copy)]
 pub(crate) struct BackwardBits<'a> {
     frame: &'a [u8],
@@ -31,7 +32,8 @@ impl<'a> BackwardBits<'a> {
         if last == 0 || start < Self::MARGIN {
             return Err(Fault::Stream);
         }
-        let bit = |byte: usize| u32::try_from(byte * 8).map_err(|_| Fault::Kind);
+        let bit = |byte: usize| i32::try_from(byte * 8).map(i32::cast_unsigned);
+        let bit = |byte: usize| bit(byte).map_err(|_| Fault::Kind);
         Ok(Self { frame, start: bit(start)?, end: bit(end - 1)? + last.ilog2() })
     }
 
@@ -69,12 +71,20 @@ impl<'a> BackwardBits<'a> {
 
     /// How many bits are left.
     pub(crate) fn left(&self) -> u32 {
-        self.end.saturating_sub(self.start)
+        match self.is_overrun() {
+            true => 0,
+            false => self.end - self.start,
+        }
     }
 
     /// Whether all bits were read, and none before them.
     pub(crate) fn is_done(&self) -> bool {
         self.end == self.start
+    }
+
+    /// Whether bits before the stream were read. There are fewer than 2^31 of them.
+    pub(crate) fn is_overrun(&self) -> bool {
+        self.end.wrapping_sub(self.start).cast_signed() < 0
     }
 
     pub(crate) fn frame(&self) -> &'a [u8] {

@@ -1,6 +1,7 @@
 //! Copies of a few bytes, many times: 16 at once where there is room for more than is asked for.
 //!
-//! Positions are of 32 bits, so that adding to them cannot overflow.
+//! Positions are of 32 bits: where `usize` has 64, adding to one of them does not overflow, and the
+//! processor has one bound to look at instead of two.
 
 use crate::Fault;
 

@@ -4,8 +4,8 @@ use crate::Fault;
 use crate::literals::Literals;
 use crate::sequences::Sequences;
 
-/// Decodes frames, one after the other, in the same memory: about 20 KiB, and the literals of one
-/// block.
+/// Decodes frames, one after the other, in the same memory: 14 KiB, and the literals of one block,
+/// at most 128 KiB.
 pub struct Decoder {
     literals: Literals,
     sequences: Sequences,
@@ -24,10 +24,11 @@ impl Decoder {
     }
 
     /// Decodes the frame that `stream` begins with, whose length is that of `output` (less than 4
-    /// GiB), to the start of `output`, until it has `reach` bytes at least, or all. Returns how
-    /// many it has. Bytes behind them may have changed, also where this fails.
+    /// GiB), to the start of `output`, until it has `reach` bytes at least. Returns how many it
+    /// has. Bytes behind them may have changed, also where this fails.
     ///
-    /// What the stream says behind that place is not looked at, nor whether it is sound.
+    /// What the frame says behind that place is not looked at, nor whether it is sound. A `reach`
+    /// of more than the length has all of the frame looked at.
     ///
     /// # Errors
     ///
@@ -42,18 +43,17 @@ impl Decoder {
         let mut at = header_length(stream, output.len())?;
         self.literals.forget();
         self.sequences.forget();
-        let reach = reach.min(output.len());
         let mut done = 0;
         let mut is_last = false;
-        while done < reach {
-            if is_last {
-                return Err(Fault::Short);
-            }
+        while done < reach && !is_last {
             let block = Block::read(stream, at, output.len())?;
             done = self.decode_block(stream, &block, output, done, reach)?;
             (at, is_last) = (block.end, block.is_last);
         }
-        Ok(done)
+        match reach.min(output.len()) <= done {
+            true => Ok(done),
+            false => Err(Fault::Short),
+        }
     }
 
     /// Decodes one block behind the `done` bytes that `output` has. Returns how many these are

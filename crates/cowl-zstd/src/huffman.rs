@@ -71,6 +71,10 @@ impl Codes {
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
         weights.push((left.ilog2() + 1) as u8)?;
+        // There are no codes of the greatest length, and so of the lowest weight, but in pairs.
+        if !weights.all().contains(&1) {
+            return Err(Fault::Table);
+        }
         // Longer codes, of lower weights, come first.
         let scale = CODE_MAX - length_max;
         let mut starts = [0_usize; CODE_MAX as usize + 2];
@@ -137,10 +141,11 @@ impl Codes {
         let shortest = output.len() - 3 * quarter;
         let whole = shortest / AT_ONCE * AT_ONCE;
         let bits = decode_in_turns(self, frame, streams, output, whole)?;
-        for ((stream, bits), quarter) in
-            streams.into_iter().zip(bits).zip(output.chunks_mut(quarter))
-        {
-            self.finish(stream, bits, &mut quarter[whole..])?;
+        let (one, rest) = output.split_at_mut(quarter);
+        let (two, rest) = rest.split_at_mut(quarter);
+        let (three, four) = rest.split_at_mut(quarter);
+        for ((stream, bits), output) in streams.into_iter().zip(bits).zip([one, two, three, four]) {
+            self.finish(stream, bits, &mut output[whole..])?;
         }
         Ok(())
     }
@@ -244,8 +249,10 @@ impl Weights {
             table[state] = (symbol, bits, base as usize);
         });
         let mut bits = BackwardBits::new(frame, start + length, end)?;
-        let mut read = |count| bits.read(count);
-        let mut states = [read(shares.log())?, read(shares.log())?];
+        if bits.left() < 2 * shares.log() {
+            return Err(Fault::Stream);
+        }
+        let mut states = [bits.read(shares.log())?, bits.read(shares.log())?];
         loop {
             let (symbol, width, base) = table[states[0]];
             self.push(symbol)?;

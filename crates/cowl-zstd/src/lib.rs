@@ -18,8 +18,8 @@
 //! | `copy`      | copies of a few bytes                        |                    |
 //!
 //! **Architecture Invariant:** only safe code, and no more memory than a [`Decoder`] and the
-//! literals of one block (128 KiB), whatever a frame says. A read costs a pass over the stream and
-//! one over the bytes that are asked for.
+//! literals of one block (128 KiB), whatever a frame says. A read costs the tables and literals of
+//! the blocks up to its end, and the copies up to there.
 
 mod bits;
 mod copy;

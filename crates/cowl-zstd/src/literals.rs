@@ -46,8 +46,10 @@ impl Literals {
             return Err(Fault::Block);
         }
         self.length = header.length;
-        if self.bytes.len() < self.length + copy::MARGIN {
-            self.bytes.resize(self.length + copy::MARGIN, 0);
+        let needed = self.length + copy::MARGIN;
+        if self.bytes.len() < needed {
+            self.bytes.reserve_exact(needed - self.bytes.len());
+            self.bytes.resize(needed, 0);
         }
         let output = &mut self.bytes[..header.length];
         let body_start = start + header.header_length;

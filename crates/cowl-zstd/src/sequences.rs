@@ -161,7 +161,7 @@ fn run_coded(
         copy_match(output, now.done, distance, match_length)?;
         now.done += match_length;
         if reach <= now.done {
-            return Ok(now);
+            return if bits.is_overrun() { Err(Fault::Stream) } else { Ok(now) };
         }
     }
     *recent = last;

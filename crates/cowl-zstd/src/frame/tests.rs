@@ -104,7 +104,7 @@ proptest! {
             None => frame(&bytes, level),
         };
         prop_assume!(stream[4] & 0x20 != 0);
-        prop_assert_eq!(decode(&stream, bytes.len(), bytes.len()), Ok(bytes.clone()));
+        prop_assert_eq!(decode(&stream, bytes.len(), bytes.len() + 1), Ok(bytes.clone()));
         let reach = reach.index(bytes.len()) + 1;
         let first = decode(&stream, bytes.len(), reach).unwrap();
         prop_assert!(reach <= first.len());
@@ -122,11 +122,16 @@ proptest! {
             let index = index.index(stream.len());
             stream[index] = value;
         }
-        // The library takes streams that say more than their section does, which is refused here.
+        let theirs = zstd::bulk::decompress(&stream, bytes.len());
+        // The library takes streams that say more than their section does, which is refused here;
+        // and it looks at what lies behind.
         if let Ok(mine) = decode(&stream, bytes.len(), reach)
-            && let Ok(theirs) = zstd::bulk::decompress(&stream, bytes.len())
+            && let Ok(theirs) = &theirs
         {
             prop_assert!(reach <= mine.len() && theirs.starts_with(&mine));
+        }
+        if let Ok(mine) = decode(&stream, bytes.len(), bytes.len() + 1) {
+            prop_assert_eq!(mine, theirs.unwrap());
         }
     }
 }
@@ -265,4 +270,43 @@ fn four_streams_without_literals_are_refused() {
     stream.extend(literals);
     stream.push(0);
     assert_eq!(decode(&stream, 20, 20), Err(Fault::Stream));
+}
+
+/// Frames that the library refuses, whole ones.
+#[test]
+fn what_no_stream_says_is_refused() {
+    let hex = |digits: &str| -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        (0..digits.len()).step_by(2).map(byte).collect()
+    };
+    for (digits, length, reach, fault) in [
+        // An offset of nearly 4 GiB; with a match that is longer than a chunk.
+        (
+            "28b52ffd2028150100c06162636465666768696a6b6c6d6e6f70717273747576777801\
+             54041f0dffffffff",
+            40,
+            39,
+            Fault::Sequence,
+        ),
+        (
+            "28b52ffd2029150100c06162636465666768696a6b6c6d6e6f70717273747576777801\
+             54041f0effffffff",
+            41,
+            39,
+            Fault::Sequence,
+        ),
+        // Sequences from bits before their stream, where the read ends and before that.
+        ("28b52ffd20145d00002061626364015404010d01", 20, 20, Fault::Stream),
+        ("28b52ffd203c5c00002061626364015404010d0143010009", 60, 19, Fault::Stream),
+        // Weights from bits before theirs.
+        ("28b52ffd203c4c000022400103d007010400d3010009", 60, 60, Fault::Stream),
+        // No code of the greatest length.
+        ("28b52ffd20084500008200018020aa0100", 8, 8, Fault::Table),
+        // Four streams of six literals: the fourth has none, and bits.
+        ("28b52ffd203c8400006600038010010001000100050604ff00b3010009", 60, 60, Fault::Stream),
+    ] {
+        let stream = hex(digits);
+        assert!(zstd::bulk::decompress(&stream, length).is_err(), "{digits}");
+        assert_eq!(decode(&stream, length, reach), Err(fault), "{digits}");
+    }
 }
