@@ -7,8 +7,8 @@ use crate::Fault;
 /// The stream lies in a frame, behind at least [`MARGIN`](Self::MARGIN) bytes: eight bytes are
 /// loaded at a time, and those before the stream may be among them. They are no part of what a
 /// sound stream says; one that goes on into them shows at its end ([`is_done`](Self::is_done)).
-/// Positions are of 32 bits, frames are shorter: where `usize` has 64, adding to one of them does not
-/// overflow, and the processor has one bound to look at instead of two.
+/// Positions are of 32 bits, frames are shorter: where `usize` has 64, adding to one of them does
+/// not overflow, and the processor has one bound to look at instead of two.
 #[derive(Clone, Copy)]
 pub(crate) struct BackwardBits<'a> {
     frame: &'a [u8],
