@@ -73,6 +73,9 @@ pub async fn read_header<S: Storage>(file: &S) -> Result<Header, Error> {
 /// Bytes of a snapshot's record with names of the usual length: who guesses too low reads twice.
 const SNAPSHOT_USUAL: usize = 96;
 
+/// The most that is read for a header's word alone: it may say more than the file has.
+const SNAPSHOT_FIRST_MAX: usize = 1 << 20;
+
 /// Reads the snapshot table.
 pub async fn read_snapshots<S: Storage>(file: &S, header: &Header) -> Result<SnapshotTable, Error> {
     let count = header.snapshot_count;
@@ -99,7 +102,8 @@ async fn read_snapshots_with<S: Storage, T: Default>(
     if header.snapshot_count == 0 {
         return Ok(T::default());
     }
-    let mut length = FIRST_READ.max(header.snapshot_count as usize * SNAPSHOT_USUAL);
+    let guess = header.snapshot_count as usize * SNAPSHOT_USUAL;
+    let mut length = guess.clamp(FIRST_READ, SNAPSHOT_FIRST_MAX);
     loop {
         let buffer = IoBuffer::zeroed(length);
         let (result, mut buffer) =

@@ -93,7 +93,7 @@ impl Sequences {
         } else if body != section.len() {
             return Err(Fault::Block);
         }
-        if done < reach || count == 0 {
+        if done < reach {
             // What no sequence took.
             let rest = &literals.all()[taken..literals.length()];
             let room = output.get_mut(done..done + rest.len()).ok_or(Fault::Room)?;
