@@ -86,12 +86,8 @@ impl SnapshotTable {
     /// the number of bytes, from the table's start, to call again with; `at_end` says that the file
     /// has no more, which makes it [`Corruption::SnapshotTableTruncated`].
     pub fn decode(bytes: &[u8], count: u32, at_end: bool) -> Result<Self, Corruption> {
-        let records = (count as usize).min(bytes.len() / FIXED_LEN);
-        let mut snapshots = Vec::with_capacity(records);
-        let length = Record::read_all(bytes, count, at_end, |_, record| {
-            snapshots.push(record.decode());
-            Ok(())
-        })?;
+        let decode = |_, record: Record<'_>| Ok(record.decode());
+        let (snapshots, length) = Record::read_all(bytes, count, at_end, decode)?;
         Ok(Self { snapshots, length })
     }
 
@@ -103,15 +99,11 @@ impl SnapshotTable {
         at_end: bool,
         geometry: crate::Geometry,
     ) -> Result<(Vec<SnapshotL1>, ByteCount), Corruption> {
-        let records = (count as usize).min(bytes.len() / FIXED_LEN);
-        let mut tables = Vec::with_capacity(records);
-        let length = Record::read_all(bytes, count, at_end, |index, record| {
+        Record::read_all(bytes, count, at_end, |index, record| {
             let (offset, entries) = record.l1_table();
             let offset = valid_l1_table(offset, entries, index, geometry)?;
-            tables.push(SnapshotL1 { offset, entries });
-            Ok(())
-        })?;
-        Ok((tables, length))
+            Ok(SnapshotL1 { offset, entries })
+        })
     }
 
     /// The table's bytes.
@@ -196,19 +188,20 @@ fn valid_l1_table(
 }
 
 impl<'a> Record<'a> {
-    /// Calls `found` with each of `count` records and its index. Returns the length of the table.
-    fn read_all(
+    /// What `decode` makes of each of `count` records and its index, and the length of the table.
+    fn read_all<T>(
         bytes: &'a [u8],
         count: u32,
         at_end: bool,
-        mut found: impl FnMut(u32, Self) -> Result<(), Corruption>,
-    ) -> Result<ByteCount, Corruption> {
+        decode: impl Fn(u32, Self) -> Result<T, Corruption>,
+    ) -> Result<(Vec<T>, ByteCount), Corruption> {
+        let mut found = Vec::with_capacity((count as usize).min(bytes.len() / FIXED_LEN));
         let mut at = 0_usize;
         let mut end = 0;
         for snapshot in 0..count {
             match Self::read(bytes.get(at..).unwrap_or(&[]), snapshot)? {
                 Ok(record) => {
-                    found(snapshot, record)?;
+                    found.push(decode(snapshot, record)?);
                     end = at + record.length();
                     at += pad8(record.length());
                 }
@@ -224,7 +217,7 @@ impl<'a> Record<'a> {
                 return Err(Corruption::SnapshotCount { count });
             }
         }
-        Ok(ByteCount::from_usize(end))
+        Ok((found, ByteCount::from_usize(end)))
     }
 
     /// The record that `bytes` begin with, or how many bytes it takes to see that much of it.

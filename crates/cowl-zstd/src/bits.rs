@@ -42,10 +42,8 @@ impl<'a> BackwardBits<'a> {
     #[inline(always)]
     pub(crate) fn load(&self) -> Result<(u64, u32), Fault> {
         let last = self.end.wrapping_sub(1);
-        let first = (last >> 3).wrapping_sub(7) as usize;
-        let bytes = self.frame.get(first..first + 8).ok_or(Fault::Stream)?;
-        let bytes: [u8; 8] = bytes.try_into().unwrap_or_default();
-        Ok((u64::from_le_bytes(bytes), Self::LOADED + (last & 7)))
+        let loaded = word(self.frame, (last >> 3).wrapping_sub(7))?;
+        Ok((loaded, Self::LOADED + (last & 7)))
     }
 
     /// The next `count` bits, at most 57.
@@ -61,7 +59,7 @@ impl<'a> BackwardBits<'a> {
         self.end = self.end.wrapping_sub(count);
     }
 
-    /// The number in the next `count` bits, at most 16, and goes on behind them.
+    /// The number in the next `count` bits, at most 27, and goes on behind them.
     #[inline(always)]
     pub(crate) fn read(&mut self, count: u32) -> Result<usize, Fault> {
         let bits = self.peek(count)?;
@@ -137,10 +135,7 @@ impl MarkedBits {
 
     #[inline(always)]
     fn load(&mut self, frame: &[u8], taken: u32) -> Result<(), Fault> {
-        let at = self.at as usize;
-        let bytes = frame.get(at..at + 8).ok_or(Fault::Stream)?;
-        let bytes: [u8; 8] = bytes.try_into().unwrap_or_default();
-        self.bits = (u64::from_le_bytes(bytes) | 1) << taken;
+        self.bits = (word(frame, self.at)? | 1) << taken;
         Ok(())
     }
 
@@ -149,6 +144,14 @@ impl MarkedBits {
         let end = self.at.wrapping_mul(8).wrapping_add(64 - self.bits.trailing_zeros());
         end == stream.start
     }
+}
+
+/// The eight bytes at `at`, the last of them highest.
+#[inline(always)]
+fn word(frame: &[u8], at: u32) -> Result<u64, Fault> {
+    let at = at as usize;
+    let bytes = frame.get(at..at + 8).ok_or(Fault::Stream)?;
+    Ok(u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
 }
 
 /// The lowest `count` bits of `bits`, less than 64.

@@ -55,14 +55,14 @@ pub(crate) fn copy_match(
 #[inline(always)]
 fn chunk(bytes: &[u8], at: u32) -> Option<u128> {
     let at = at as usize;
-    let chunk = bytes.get(at..at + 16)?.try_into().ok()?;
+    let chunk = bytes.get(at..at + MARGIN)?.try_into().ok()?;
     Some(u128::from_ne_bytes(chunk))
 }
 
 #[inline(always)]
 fn put_chunk(bytes: &mut [u8], at: u32, chunk: u128) -> bool {
     let at = at as usize;
-    let Some(room) = bytes.get_mut(at..at + 16) else { return false };
+    let Some(room) = bytes.get_mut(at..at + MARGIN) else { return false };
     room.copy_from_slice(&chunk.to_ne_bytes());
     true
 }

@@ -141,10 +141,7 @@ impl Codes {
         let shortest = output.len() - 3 * quarter;
         let whole = shortest / AT_ONCE * AT_ONCE;
         let bits = decode_in_turns(self, frame, streams, output, whole)?;
-        let (one, rest) = output.split_at_mut(quarter);
-        let (two, rest) = rest.split_at_mut(quarter);
-        let (three, four) = rest.split_at_mut(quarter);
-        for ((stream, bits), output) in streams.into_iter().zip(bits).zip([one, two, three, four]) {
+        for ((stream, bits), output) in streams.into_iter().zip(bits).zip(quarters(output)) {
             self.finish(stream, bits, &mut output[whole..])?;
         }
         Ok(())
@@ -175,6 +172,16 @@ impl Codes {
     }
 }
 
+/// Four parts of one length, but for the last one, which may be shorter.
+#[inline(always)]
+fn quarters(output: &mut [u8]) -> [&mut [u8]; 4] {
+    let quarter = output.len().div_ceil(4);
+    let (one, rest) = output.split_at_mut(quarter);
+    let (two, rest) = rest.split_at_mut(quarter);
+    let (three, four) = rest.split_at_mut(quarter);
+    [one, two, three, four]
+}
+
 /// Fills the first `length` bytes, a multiple of [`AT_ONCE`], of each quarter of `output` from four
 /// streams, in turns: each symbol of a stream waits for the one before.
 #[multiversion::multiversion(targets("x86_64+bmi1+bmi2"))]
@@ -185,10 +192,7 @@ fn decode_in_turns(
     output: &mut [u8],
     length: usize,
 ) -> Result<[MarkedBits; 4], Fault> {
-    let quarter = output.len().div_ceil(4);
-    let (one, rest) = output.split_at_mut(quarter);
-    let (two, rest) = rest.split_at_mut(quarter);
-    let (three, four) = rest.split_at_mut(quarter);
+    let [one, two, three, four] = quarters(output);
     let one = one[..length].as_chunks_mut::<AT_ONCE>().0;
     let two = two[..length].as_chunks_mut::<AT_ONCE>().0;
     let three = three[..length].as_chunks_mut::<AT_ONCE>().0;

@@ -186,11 +186,7 @@ impl Parts {
     ) -> Result<Self, Fault> {
         let width = literal.with(offset, matched).width();
         bits.skip(offset.extra());
-        let mut read = |count| {
-            let value = bits.peek(count);
-            bits.skip(count);
-            value
-        };
+        let mut read = |count| bits.read(count).map(|value| value as u64);
         Ok(Self {
             match_length: read(matched.extra())?,
             literal_length: read(literal.extra())?,
