@@ -20,9 +20,12 @@
 //! | [`LockMode::ReadWriteShared`] | 0 1 3 | 3    | 200 201 203, 103 |
 //! | [`LockMode::ReadOnlyShared`]  | 0  | 3      | 200, 103         |
 //!
-//! First lock, then ask: of two openers at the same time at least one sees the other. The locks
-//! belong to the open file and end with it. A kernel or file system without such locks gives none,
-//! as with QEMU.
+//! First lock, then ask: of two openers at the same time at least one sees the other. A kernel or
+//! file system without such locks gives none, as with QEMU.
+//!
+//! The locks belong to the open file and end with it at the latest. Who closes a file gives them up
+//! before: a ring lets go of the file only some time after it has told that a request is done, and
+//! whoever opens it in between would meet the lock of nobody.
 
 mod conflict;
 mod holder;
@@ -44,6 +47,9 @@ const USES_BASE: u8 = 100;
 
 /// Byte of "I refuse permission 0".
 const REFUSES_BASE: u8 = 200;
+
+/// From the first byte of uses to the last one of refusals, and some to spare.
+const BYTES: u8 = REFUSES_BASE - USES_BASE + 8;
 
 /// What one opener of an image may do, or deny to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,6 +243,14 @@ fn unlock(fd: BorrowedFd<'_>, bytes: impl Iterator<Item = u8>) -> Result<(), Err
         fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, byte)))?;
     }
     Ok(())
+}
+
+/// Gives up all locks of an open file, before it is closed.
+pub(crate) fn release(fd: BorrowedFd<'_>) {
+    let mut all = range(libc::F_UNLCK, USES_BASE);
+    all.l_len = libc::off_t::from(BYTES);
+    // What this cannot give up ends with the open file.
+    fcntl(fd, FcntlArg::F_OFD_SETLK(&all)).ok();
 }
 
 /// One byte; `l_pid` has to be zero for these locks.

@@ -167,8 +167,9 @@ impl OpenFile {
     }
 
     /// Closes the way of large writes.
-    pub(crate) fn with_one_way(self) -> Self {
-        Self { around: None, ..self }
+    pub(crate) fn with_one_way(mut self) -> Self {
+        self.around = None;
+        self
     }
 
     /// Whether offset, length and memory of a request need no bounce.
@@ -341,6 +342,16 @@ impl OpenFile {
     }
 }
 
+impl Drop for OpenFile {
+    /// Gives up the lock. No change is under way any more: each of them keeps the file.
+    fn drop(&mut self) {
+        let held = self.lock.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if *held != LockMode::None {
+            lock::release(self.fd.as_fd());
+        }
+    }
+}
+
 /// One buffer with the bytes of all.
 pub(crate) fn join(buffers: &[IoBuffer]) -> IoBuffer {
     let mut joined = IoBuffer::zeroed(buffers.iter().map(|buffer| buffer.len()).sum());
@@ -407,5 +418,25 @@ fn kind_of(file_type: FileType) -> Result<FileKind, Errno> {
         FileType::CharacterDevice => Ok(FileKind::Character),
         FileType::Directory => Err(Errno::ISDIR),
         _ => Err(Errno::SPIPE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OpenFile;
+    use crate::FileOptions;
+
+    #[test]
+    fn a_closed_file_is_unlocked_although_the_kernel_still_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        for options in [FileOptions::create(), FileOptions::read_write()] {
+            let file = OpenFile::open(&path, options).unwrap();
+            // As a request of a ring does, from its end until the kernel has tidied up.
+            let _kept = file.fd.try_clone().unwrap();
+            OpenFile::open(&path, FileOptions::read_write()).map(drop).unwrap_err();
+            drop(file);
+            OpenFile::open(&path, FileOptions::read_write()).map(drop).unwrap();
+        }
     }
 }
