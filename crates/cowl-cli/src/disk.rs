@@ -160,16 +160,16 @@ pub(crate) fn words(error: &Error) -> String {
 }
 
 fn storage_words(error: &StorageError) -> String {
-    let path = error.path.display();
+    let path = error.path().display();
     if let Some(words) = lock_words(error) {
         return words;
     }
-    match (error.operation, error.source.kind()) {
+    match (error.operation(), error.io_error().kind()) {
         (Operation::Open, io::ErrorKind::IsADirectory) => {
             format!("'file' driver requires '{path}' to be a regular file")
         }
         (Operation::Open, _) => {
-            format!("Could not open '{path}': {}", system_words(&error.source))
+            format!("Could not open '{path}': {}", system_words(error.io_error()))
         }
         _ => error.to_string(),
     }

@@ -84,11 +84,11 @@ pub(crate) fn words(error: &CreateError, target: &Path) -> String {
 /// The same for an error of the host.
 pub(crate) fn storage_words(error: &StorageError, target: &Path) -> String {
     // The user knows the target by the name that was given, not by where that leads.
-    let is_target = std::fs::canonicalize(target).is_ok_and(|path| path == error.path);
-    let path = if is_target { target } else { &error.path };
-    lock_words(error).unwrap_or_else(|| match error.operation {
+    let is_target = std::fs::canonicalize(target).is_ok_and(|path| path == error.path());
+    let path = if is_target { target } else { error.path() };
+    lock_words(error).unwrap_or_else(|| match error.operation() {
         Operation::Open => {
-            format!("Could not create '{}': {}", path.display(), system_words(&error.source))
+            format!("Could not create '{}': {}", path.display(), system_words(error.io_error()))
         }
         _ => error.to_string(),
     })

@@ -10,8 +10,11 @@ use crate::sys::{Claim, RegisteredPage};
 /// Owned bytes whose first one lies at a multiple of [`IoBuffer::ALIGNMENT`], or bytes of a
 /// [`SharedMemory`](crate::SharedMemory), at a multiple of its alignment.
 ///
-/// Moving the buffer does not move its bytes.
-pub struct IoBuffer {
+/// Moving the buffer does not move its bytes. It is one pointer, since a request hands it on from
+/// future to future: five words on that way cost as much as finding out where to read.
+pub struct IoBuffer(Box<Content>);
+
+struct Content {
     memory: Memory,
     length: usize,
 }
@@ -38,7 +41,7 @@ impl IoBuffer {
         let bytes = vec![0; length + Self::ALIGNMENT - 1];
         let start = bytes.as_ptr().align_offset(Self::ALIGNMENT);
         assert!(start < Self::ALIGNMENT);
-        Self { memory: Memory::Owned { bytes, start }, length }
+        Self::new(Memory::Owned { bytes, start }, length)
     }
 
     /// The same for one request after the other: in memory that the ring of the calling thread
@@ -49,26 +52,31 @@ impl IoBuffer {
         match RegisteredPage::take(length) {
             Some(mut page) => {
                 page.bytes_mut().fill(0);
-                Self { memory: Memory::Registered(page), length }
+                Self::new(Memory::Registered(page), length)
             }
             None => Self::zeroed(length),
         }
     }
 
     pub(crate) fn shared(claim: Claim) -> Self {
-        Self { length: claim.len(), memory: Memory::Shared(claim) }
+        let length = claim.len();
+        Self::new(Memory::Shared(claim), length)
+    }
+
+    fn new(memory: Memory, length: usize) -> Self {
+        Self(Box::new(Content { memory, length }))
     }
 
     /// Whether the ring of the calling thread knows the memory.
     pub(crate) fn is_registered_here(&self) -> bool {
-        matches!(&self.memory, Memory::Registered(page) if page.is_known_here())
+        matches!(&self.0.memory, Memory::Registered(page) if page.is_known_here())
     }
 
     /// Whether another process may change the bytes at any time: who decides something by them and
     /// uses them again copies them first.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        matches!(self.memory, Memory::Shared(_))
+        matches!(self.0.memory, Memory::Shared(_))
     }
 
     /// A buffer holding a copy of `bytes`.
@@ -82,30 +90,30 @@ impl IoBuffer {
     /// Number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.length
+        self.0.length
     }
 
     /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.0.length == 0
     }
 
     /// Shortens the buffer to its first `length` bytes. The memory behind them is kept.
     pub fn truncate(&mut self, length: usize) {
-        assert!(length <= self.length, "truncate only shortens");
-        self.length = length;
+        assert!(length <= self.0.length, "truncate only shortens");
+        self.0.length = length;
     }
 
     /// Takes back what [`truncate`](Self::truncate) cut off, with the bytes it had.
     pub fn restore(&mut self) {
-        self.length = self.capacity();
+        self.0.length = self.capacity();
     }
 
     /// Number of bytes it was made with.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        match &self.memory {
+        match &self.0.memory {
             Memory::Owned { bytes, .. } => bytes.len() - (Self::ALIGNMENT - 1),
             Memory::Registered(page) => page.len(),
             Memory::Shared(claim) => claim.len(),
@@ -118,10 +126,11 @@ impl core::ops::Deref for IoBuffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.memory {
-            Memory::Owned { bytes, start } => &bytes[*start..*start + self.length],
-            Memory::Registered(page) => &page.bytes()[..self.length],
-            Memory::Shared(claim) => &claim.bytes()[..self.length],
+        let Content { memory, length } = &*self.0;
+        match memory {
+            Memory::Owned { bytes, start } => &bytes[*start..*start + *length],
+            Memory::Registered(page) => &page.bytes()[..*length],
+            Memory::Shared(claim) => &claim.bytes()[..*length],
         }
     }
 }
@@ -129,10 +138,11 @@ impl core::ops::Deref for IoBuffer {
 impl core::ops::DerefMut for IoBuffer {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.memory {
-            Memory::Owned { bytes, start } => &mut bytes[*start..*start + self.length],
-            Memory::Registered(page) => &mut page.bytes_mut()[..self.length],
-            Memory::Shared(claim) => &mut claim.bytes_mut()[..self.length],
+        let Content { memory, length } = &mut *self.0;
+        match memory {
+            Memory::Owned { bytes, start } => &mut bytes[*start..*start + *length],
+            Memory::Registered(page) => &mut page.bytes_mut()[..*length],
+            Memory::Shared(claim) => &mut claim.bytes_mut()[..*length],
         }
     }
 }
@@ -151,7 +161,7 @@ impl AsMut<[u8]> for IoBuffer {
 
 impl core::fmt::Debug for IoBuffer {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "IoBuffer({} bytes)", self.length)
+        write!(f, "IoBuffer({} bytes)", self.0.length)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What went wrong below the engine: which operation, where, for what, and the system's errno.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -52,25 +53,24 @@ impl Operation {
 }
 
 /// An I/O that failed. Keeps the errno; says what, where and for which purpose.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {} failed{}: {source}", path.display(), operation.name(), describe(.purpose, .range))]
-pub struct StorageError {
-    /// The file, or a name such as `memory` for storage without one.
-    pub path: PathBuf,
-    /// What was attempted.
-    pub operation: Operation,
-    /// What the I/O was for, where it had a purpose.
-    pub purpose: Option<Purpose>,
-    /// The range in the file, where there was one.
-    pub range: Option<(HostOffset, ByteCount)>,
-    /// The system's error.
-    #[source]
-    pub source: io::Error,
+///
+/// One pointer, as it has its place in what every request returns.
+#[derive(Debug)]
+pub struct StorageError(Box<Facts>);
+
+#[derive(Debug)]
+struct Facts {
+    path: PathBuf,
+    operation: Operation,
+    purpose: Option<Purpose>,
+    range: Option<(HostOffset, ByteCount)>,
+    source: io::Error,
 }
 
 impl StorageError {
     /// An error with all its facts.
     #[must_use]
+    #[cold]
     pub fn new(
         path: &Path,
         operation: Operation,
@@ -78,7 +78,43 @@ impl StorageError {
         range: Option<(HostOffset, ByteCount)>,
         source: io::Error,
     ) -> Self {
-        Self { path: path.to_owned(), operation, purpose, range, source }
+        Self(Box::new(Facts { path: path.to_owned(), operation, purpose, range, source }))
+    }
+
+    /// The file, or a name such as `memory` for storage without one.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// What was attempted.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.0.operation
+    }
+
+    /// What the I/O was for, where it had a purpose.
+    #[must_use]
+    pub fn purpose(&self) -> Option<Purpose> {
+        self.0.purpose
+    }
+
+    /// The range in the file, where there was one.
+    #[must_use]
+    pub fn range(&self) -> Option<(HostOffset, ByteCount)> {
+        self.0.range
+    }
+
+    /// The system's error.
+    #[must_use]
+    pub fn io_error(&self) -> &io::Error {
+        &self.0.source
+    }
+
+    /// The system's error, without the facts.
+    #[must_use]
+    pub fn into_io_error(self) -> io::Error {
+        self.0.source
     }
 
     /// The system's error number; EAGAIN (11) for an image lock that another process holds, EIO (5)
@@ -88,23 +124,32 @@ impl StorageError {
         const EIO: i32 = 5;
         const EAGAIN: i32 = 11;
         let without_number = if self.lock_conflict().is_some() { EAGAIN } else { EIO };
-        self.source.raw_os_error().unwrap_or(without_number)
+        self.0.source.raw_os_error().unwrap_or(without_number)
     }
 
     /// Who holds the image lock, where that is what went wrong.
     #[must_use]
     pub fn lock_conflict(&self) -> Option<&LockConflict> {
-        self.source.get_ref()?.downcast_ref()
+        self.0.source.get_ref()?.downcast_ref()
     }
 }
 
-fn describe(purpose: &Option<Purpose>, range: &Option<(HostOffset, ByteCount)>) -> String {
-    let mut text = String::new();
-    if let Some((at, length)) = range {
-        text.push_str(&format!(" at {at:#x} ({length} bytes)"));
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Facts { path, operation, purpose, range, source } = &*self.0;
+        write!(f, "{}: {} failed", path.display(), operation.name())?;
+        if let Some((at, length)) = range {
+            write!(f, " at {at:#x} ({length} bytes)")?;
+        }
+        if let Some(purpose) = purpose {
+            write!(f, " for {purpose}")?;
+        }
+        write!(f, ": {source}")
     }
-    if let Some(purpose) = purpose {
-        text.push_str(&format!(" for {purpose}"));
+}
+
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0.source)
     }
-    text
 }

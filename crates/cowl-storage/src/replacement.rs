@@ -102,7 +102,9 @@ impl Replacement {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".cowl-").suffix(".partial").permissions(Permissions::from_mode(0o666));
         let named = builder
-            .make_in(folder, |path| FileStorage::open(path, options).map_err(|error| error.source))
+            .make_in(folder, |path| {
+                FileStorage::open(path, options).map_err(StorageError::into_io_error)
+            })
             .map_err(failed)?;
         let (file, temporary) = named.into_parts();
         if let Some(mode) = existing.as_ref().and_then(|_| fs::metadata(&real).ok()) {
@@ -159,13 +161,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 fn open_error(path: &Path, source: io::Error) -> StorageError {
-    StorageError {
-        path: path.to_owned(),
-        operation: Operation::Open,
-        purpose: None,
-        range: None,
-        source,
-    }
+    StorageError::new(path, Operation::Open, None, None, source)
 }
 
 #[cfg(test)]

@@ -558,8 +558,8 @@ fn failure(error: &ConvertError, target: &Target) -> Failure {
         ConvertError::Read { at, source } => {
             format!("error while reading at byte {at}: {}", disk::words(source))
         }
-        ConvertError::Target(error) if target.exists && error.operation == Operation::Open => {
-            let reason = system_words(&error.source);
+        ConvertError::Target(error) if target.exists && error.operation() == Operation::Open => {
+            let reason = system_words(error.io_error());
             format!("Could not open '{path}': Could not open '{path}': {reason}")
         }
         ConvertError::Target(error) => converting(new_image::storage_words(error, &target.path)),

@@ -124,7 +124,7 @@ fn a_server_that_goes_away_fails_what_is_under_way_and_what_follows() {
     serving.finish();
     let (outcome, buffer) =
         block_on(storage.write(HostOffset::ZERO, IoBuffer::from_slice(&[5; 512]), DATA));
-    assert_eq!(outcome.unwrap_err().operation, Operation::Write);
+    assert_eq!(outcome.unwrap_err().operation(), Operation::Write);
     assert_eq!(&buffer[..], [5; 512]);
     assert!(block_on(storage.barrier(Purpose::Barrier)).is_err());
 }

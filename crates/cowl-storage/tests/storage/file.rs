@@ -222,7 +222,7 @@ fn errors_say_what_where_and_why() {
     let scratch = scratch();
     let error = FileStorage::open(&scratch.path, FileOptions::read_only()).unwrap_err();
     assert_eq!(error.errno(), 2);
-    assert_eq!(error.operation, Operation::Open);
+    assert_eq!(error.operation(), Operation::Open);
     let want =
         format!("{}: open failed: No such file or directory (os error 2)", scratch.path.display());
     assert_eq!(error.to_string(), want);

@@ -99,7 +99,7 @@ fn rules_select_by_operation_purpose_range_and_occurrence() {
         read(&storage, 4096, 4).await.unwrap();
         let error = write(&storage, 4000, &[1; 97]).await.unwrap_err();
         assert_eq!(error.errno(), ENOSPC);
-        assert_eq!(error.range, Some((at(4000), bytes(97))));
+        assert_eq!(error.range(), Some((at(4000), bytes(97))));
         write(&storage, 4096, b"spent").await.unwrap();
     });
     assert_eq!(storage.hits(), 1);

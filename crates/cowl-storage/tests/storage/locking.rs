@@ -25,7 +25,7 @@ pub(crate) fn outcome(path: &Path, lock: LockMode) -> Option<String> {
 }
 
 pub(crate) fn conflict(error: &StorageError) -> &LockConflict {
-    assert_eq!(error.operation, Operation::Lock);
+    assert_eq!(error.operation(), Operation::Lock);
     assert_eq!(error.errno(), 11);
     error.lock_conflict().unwrap_or_else(|| panic!("{error} is no conflict"))
 }
