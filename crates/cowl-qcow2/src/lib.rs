@@ -64,5 +64,5 @@ pub use layer::{Layer, LayerStats};
 pub use mapping::{Run, RunKind};
 pub use offload::{Inline, Offload, OffloadJob};
 pub use open::{BeyondEnd, LayerFiles, LayerOptions, read_bitmaps, read_header, read_snapshots};
-pub use request::Compressor;
+pub use request::{Compressor, HostPlace};
 pub use stats::ImageStats;

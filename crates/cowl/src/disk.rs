@@ -237,7 +237,14 @@ impl<S: Storage> BlockDevice for Disk<S> {
                 if let Some(result) = image.read_now(at, &mut buffer) {
                     return (result.map_err(BlockError::from), buffer);
                 }
-                let (result, buffer) = image.read_waiting(at, buffer).await;
+                if let Some(place) = image.host_place(at, buffer.len()) {
+                    let (result, buffer) = place.read(buffer).await;
+                    return match result {
+                        Ok(_) => (Ok(()), buffer),
+                        Err(error) => (Err(cowl_qcow2::Error::from(error).into()), buffer),
+                    };
+                }
+                let (result, buffer) = Box::pin(image.read_waiting(at, buffer)).await;
                 (result.map_err(BlockError::from), buffer)
             }
         }

@@ -18,6 +18,7 @@ pub use compress::Compressor;
 pub(crate) use compress::Compressors;
 pub(crate) use decompress::{Decoded, Decompressor};
 pub(crate) use epochs::{Epochs, Pin};
+pub use read::HostPlace;
 pub(crate) use spares::Spares;
 pub(crate) use write::Pressure;
 pub(crate) use zero::Clear;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use cowl_format::{ByteCount, GuestOffset, HostOffset};
-use cowl_storage::{IoBuffer, Purpose, Storage};
+use cowl_storage::{IoBuffer, IoResult, Purpose, Storage};
 use futures_util::future::try_join_all;
 
 use crate::cache::{DecodedCluster, DecodedKey};
@@ -47,6 +47,22 @@ impl<S: Storage> Piece<'_, S> {
             (Source::Base { at }, Source::Base { at: next }) => *at + length == *next,
             _ => false,
         }
+    }
+}
+
+/// Bytes of a request that lie in one place of a host file. They stay there while this is held.
+pub struct HostPlace<'a, S: Storage> {
+    file: &'a S,
+    at: HostOffset,
+    purpose: Purpose,
+    _pin: Option<Pin<'a>>,
+}
+
+impl<S: Storage> HostPlace<'_, S> {
+    /// Fills `buffer`, which is as long as the place, by a request to the driver of the file.
+    #[inline]
+    pub fn read(&self, buffer: IoBuffer) -> impl Future<Output = IoResult<ByteCount>> {
+        self.file.read(self.at, buffer, self.purpose)
     }
 }
 
@@ -137,11 +153,40 @@ impl<S: Storage> Image<S> {
         if let Some(result) = self.read_now(at, &mut buffer) {
             return (result, buffer);
         }
-        self.read_waiting(at, buffer).await
+        match self.host_place(at, buffer.len()) {
+            Some(place) => {
+                let (result, buffer) = place.read(buffer).await;
+                (result.map(drop).map_err(Error::from), buffer)
+            }
+            None => Box::pin(self.read_waiting(at, buffer)).await,
+        }
     }
 
-    /// As [`read`](Self::read), for those who have tried [`read_now`](Self::read_now): where that
-    /// one has asked the host, this one goes to its driver at once.
+    /// The place of `length` bytes from `at`, if a host file has all of them in one place, and that
+    /// is known without waiting.
+    ///
+    /// For those who have tried [`read_now`](Self::read_now), which has asked the host already: a
+    /// read of the place goes to the host's driver at once.
+    #[inline(always)]
+    pub fn host_place(&self, at: GuestOffset, length: usize) -> Option<HostPlace<'_, S>> {
+        let pin = self.pin();
+        self.check_range(at, ByteCount::from_usize(length)).ok()?;
+        if length == 0 {
+            return None;
+        }
+        match self.piece_now(at, length) {
+            Ok(Some(Piece { length: whole, source: Source::Host { file, at, purpose } }))
+                if whole == length =>
+            {
+                Some(HostPlace { file, at, purpose, _pin: pin })
+            }
+            // Errors are told by those who wait.
+            _ => None,
+        }
+    }
+
+    /// As [`read`](Self::read), for those who have tried [`read_now`](Self::read_now) and
+    /// [`host_place`](Self::host_place).
     pub async fn read_waiting(
         &self,
         at: GuestOffset,
@@ -155,23 +200,18 @@ impl<S: Storage> Image<S> {
         if length == 0 {
             return (Ok(()), buffer);
         }
-        let known = self.piece_now(at, length);
-        // Without the table nobody could ask the host for anything.
-        let was_asked = matches!(known, Ok(Some(_)));
-        let piece = match known {
+        let piece = match self.piece_now(at, length) {
             Ok(Some(piece)) => Ok(piece),
-            Ok(None) => Box::pin(self.piece(at, length)).await,
+            Ok(None) => self.piece(at, length).await,
             Err(error) => Err(error),
         };
         match piece {
             Err(error) => (Err(error), buffer),
+            // Nobody has asked the host: the table was not there.
             Ok(Piece { length: whole, source: Source::Host { file, at, purpose } })
                 if whole == length =>
             {
-                let (result, buffer) = match was_asked {
-                    true => file.read(at, buffer, purpose).await,
-                    false => host::read(file.as_ref(), at, buffer, purpose).await,
-                };
+                let (result, buffer) = host::read(file.as_ref(), at, buffer, purpose).await;
                 (result.map(drop).map_err(Error::from), buffer)
             }
             Ok(piece) => {
