@@ -1,6 +1,7 @@
 //! The only unsafe code of the crate: what the ring runtime has to be promised about buffers,
 //! memory that another process shares (`shared`) or that a ring knows (`registered`), the entries
-//! of reads and writes (`transfer`), and one system call that no safe crate has.
+//! of reads and writes (`transfer`) and a ring for them (`transfer_ring`), and one system call that
+//! no safe crate has.
 //!
 //! The runtime hands memory of an [`IoBuffer`] to the kernel and moves the buffer itself into the
 //! request until the kernel is done. That is sound because moving the buffer does not move its
@@ -11,6 +12,7 @@
 mod registered;
 mod shared;
 mod transfer;
+mod transfer_ring;
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -20,9 +22,10 @@ use rustix::io::Errno;
 
 pub use self::shared::SharedMemory;
 
-pub(crate) use self::registered::{RegisteredPage, forget_here, register_here};
+pub(crate) use self::registered::{RegisteredPage, forget_here, register_also, register_here};
 pub(crate) use self::shared::Claim;
 pub(crate) use self::transfer::{Direction, Transfer};
+pub(crate) use self::transfer_ring::{TRANSFERS_MAX, TransferRing};
 
 use crate::IoBuffer;
 

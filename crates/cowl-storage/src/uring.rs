@@ -21,10 +21,12 @@
 //! Invariants:
 //!   - buffer, open file and gate of a request belong to the kernel's request, not to the future: a
 //!     dropped future leaves them in place until the kernel is done,
-//!   - a dropped write may be carried out wholly, in part or not at all; a dropped barrier is
-//!     always carried out, because a failure that nobody hears of would be taken for success later.
+//!   - a dropped write may be carried out wholly, in part or not at all, also while its runtime
+//!     ends, which waits for those that have begun; a dropped barrier is always carried out,
+//!     because a failure that nobody hears of would be taken for success later.
 
 mod background;
+mod queue;
 mod ring;
 mod runtime;
 mod storage;

@@ -7,8 +7,8 @@
 //! there are any, and are like all others to everybody else.
 //!
 //! Pinned memory counts for a limit (`RLIMIT_MEMLOCK`, 8 MiB as a rule) that all processes of a
-//! user share, and rings themselves count for it on some kernels. So a process pins 1 MiB at most;
-//! threads beyond that go without.
+//! user share, and rings themselves count for it on some kernels. So a process pins 1 MiB at most,
+//! which counts once for each of two rings; threads beyond that go without.
 //!
 //! What makes it sound:
 //!   - a page belongs to one buffer at a time: it is taken from the list of free ones and comes
@@ -18,7 +18,7 @@
 //!     under which something else lies now; a ring that does not know the memory says `EFAULT`.
 
 use std::cell::{Cell, OnceCell};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,6 +121,15 @@ pub(crate) fn register_here(ring: &impl AsRawFd) {
     if is_done {
         IS_REGISTERED.set(true);
     }
+}
+
+/// Makes the memory of this thread known to another ring of it. `false` if that ring does not know
+/// it then, although there is such memory.
+pub(crate) fn register_also(ring: &impl AsFd) -> bool {
+    let ring = ring.as_fd();
+    let is_known =
+        |memory: &OnceCell<Arc<Memory>>| memory.get().is_none_or(|memory| memory.register(&ring));
+    !IS_REGISTERED.get() || MEMORY.with(is_known)
 }
 
 /// A ring of this thread does not know the memory: no request names it any more.

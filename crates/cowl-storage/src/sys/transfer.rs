@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 
 use compio::driver::{OpCode, OpEntry};
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 
 use crate::IoBuffer;
 
@@ -44,21 +44,18 @@ impl<F> Transfer<F> {
     }
 }
 
-// SAFETY: the entry has the address of bytes of `buffer`, which stay where they are while the
-// buffer is owned, wherever it is moved to; the runtime owns the operation until the kernel has
-// done it, or until the ring is closed: changes are waited for before that (`settle`), and whoever
-// drops a runtime in the middle of reads has none of their buffers any more.
-unsafe impl<F: AsFd> OpCode for Transfer<F> {
-    type Control = ();
-
-    fn create_entry(&mut self, _: &mut ()) -> OpEntry {
+impl<F: AsFd> Transfer<F> {
+    /// What the kernel is told: the address of bytes of `buffer`, which have to stay alive until it
+    /// is done.
+    #[inline]
+    pub(super) fn entry(&mut self) -> squeue::Entry {
         let file = types::Fd(self.file.as_fd().as_raw_fd());
         let bytes = &mut self.buffer[self.range.clone()];
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let start = bytes.as_mut_ptr();
         // A thread's memory is the only one its rings know.
         const MEMORY: u16 = 0;
-        let entry = match (self.direction, self.is_registered) {
+        match (self.direction, self.is_registered) {
             (Direction::Read, false) => {
                 opcode::Read::new(file, start, length).offset(self.offset).build()
             }
@@ -71,7 +68,18 @@ unsafe impl<F: AsFd> OpCode for Transfer<F> {
             (Direction::Write, true) => {
                 opcode::WriteFixed::new(file, start, length, MEMORY).offset(self.offset).build()
             }
-        };
-        entry.into()
+        }
+    }
+}
+
+// SAFETY: the entry has the address of bytes of `buffer`, which stay where they are while the
+// buffer is owned, wherever it is moved to; the runtime owns the operation until the kernel has
+// done it, or until the ring is closed: changes are waited for before that (`settle`), and whoever
+// drops a runtime in the middle of reads has none of their buffers any more.
+unsafe impl<F: AsFd> OpCode for Transfer<F> {
+    type Control = ();
+
+    fn create_entry(&mut self, _: &mut ()) -> OpEntry {
+        self.entry().into()
     }
 }

@@ -1,10 +1,13 @@
 //! Whole transfers out of the requests a ring offers: short counts and `EINTR` are met with another
 //! one.
 
+use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_lock::{RwLock, RwLockReadGuardArc};
 use compio::BufResult;
@@ -13,6 +16,7 @@ use compio::driver::op;
 use compio::runtime::submit;
 use rustix::io::Errno;
 
+use super::queue::{self, Queued};
 use crate::IoBuffer;
 use crate::file::OpenFile;
 use crate::sys::{Direction, Transfer, forget_here};
@@ -87,14 +91,37 @@ impl Whole {
         Ok(Self(Transfer::new(target, Direction::Read, at, buffer, 0..length)))
     }
 
-    /// Runs it. The buffer is full then, as a rule.
+    /// Begins with it if it is one of many, or gives it back.
     #[inline]
-    pub(super) async fn submit(self) -> Result<IoBuffer, Partly> {
-        let BufResult(result, request) = submit(self.0).await;
+    pub(super) fn start(self) -> Result<Reading, Self> {
+        queue::start(self.0).map(Reading).map_err(Self)
+    }
+
+    /// Runs it by the ring of the runtime.
+    pub(super) async fn run(self) -> Result<IoBuffer, Partly> {
+        let (result, request) = queue::by_runtime(self.0).await;
+        Self::outcome(result, request)
+    }
+
+    /// The buffer is full, as a rule.
+    #[inline(always)]
+    fn outcome(result: io::Result<usize>, request: Transfer<Target>) -> Result<IoBuffer, Partly> {
         match result {
             Ok(count) if count == request.range.end => Ok(request.buffer),
             _ => Err(Partly(result, request)),
         }
+    }
+}
+
+/// A [`Whole`] under way.
+pub(super) struct Reading(Queued);
+
+impl Future for Reading {
+    type Output = Result<IoBuffer, Partly>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_with(context, Whole::outcome)
     }
 }
 
@@ -135,11 +162,11 @@ async fn transfer(
     (buffer, range): (IoBuffer, Range<usize>),
 ) -> (io::Result<usize>, Target, IoBuffer) {
     let request = Transfer::new(target, direction, offset, buffer, range);
-    let BufResult(mut result, mut request) = submit(request).await;
+    let (mut result, mut request) = queue::run(request).await;
     if request.is_registered && result.as_ref().is_err_and(is_unknown_memory) {
         forget_here();
         request.is_registered = false;
-        BufResult(result, request) = submit(request).await;
+        (result, request) = queue::run(request).await;
     }
     (result, request.file, request.buffer)
 }

@@ -5,6 +5,7 @@ use std::io;
 use compio::driver::ProactorBuilder;
 use compio::runtime::{Runtime, RuntimeBuilder};
 
+use super::queue;
 use crate::sys::register_here;
 
 /// A runtime for the calling thread, which is the only one that may use it.
@@ -13,6 +14,10 @@ use crate::sys::register_here;
 /// requests anyway; a ring as compio makes it interrupts the thread, and so the processor of
 /// whoever sends to it, for each of them. Measured with NBD clients, 4 KiB: 6 to 14 percent less
 /// processor time for each read. Kernels before 5.19 have no such rings and give the usual one.
+///
+/// Reads and writes of a thread that has many of them under way go through a second ring, which is
+/// made with the runtime and ends with it: the end waits for what was begun.
+/// (`docs/decisions/0015-a-ring-for-transfers.md`)
 ///
 /// The rings of the first four threads know 256 KiB of memory of their thread, which stay resident
 /// and count for the user's limit of locked memory (`RLIMIT_MEMLOCK`): pages for
@@ -26,5 +31,6 @@ pub fn ring_runtime() -> io::Result<Runtime> {
         outcome => outcome,
     }?;
     register_here(&runtime);
+    queue::install(&runtime);
     Ok(runtime)
 }

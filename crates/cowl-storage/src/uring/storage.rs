@@ -214,10 +214,16 @@ impl Storage for UringStorage {
         let length = buffer.len();
         // One request serves nearly all reads; each future around it costs a hundred instructions.
         let outcome = match ring::Whole::new(&self.file, at.get(), buffer) {
-            Ok(whole) => match whole.submit().await {
-                Ok(buffer) => return (Ok(ByteCount::from_usize(length)), buffer),
-                Err(partly) => Box::pin(partly.go_on()).await,
-            },
+            Ok(whole) => {
+                let read = match whole.start() {
+                    Ok(reading) => reading.await,
+                    Err(whole) => whole.run().await,
+                };
+                match read {
+                    Ok(buffer) => return (Ok(ByteCount::from_usize(length)), buffer),
+                    Err(partly) => Box::pin(partly.go_on()).await,
+                }
+            }
             Err(buffer) => Box::pin(self.read_any(at.get(), buffer)).await,
         };
         let (result, buffer) = outcome;

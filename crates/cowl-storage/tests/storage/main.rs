@@ -11,5 +11,6 @@ mod block_device;
 mod file;
 mod layers;
 mod lock;
+mod many;
 mod memory;
 mod uring;

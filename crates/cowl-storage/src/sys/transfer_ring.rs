@@ -1,0 +1,260 @@
+//! A ring that serves transfers and nothing else.
+//!
+//! ```text
+//!   queue -> waiting -> submit -> with the kernel -> finished -> done -> take
+//! ```
+//!
+//! What makes it sound: from `queue` on the transfer, and with it the buffer and the open file,
+//! belongs to its slot, whose future may be dropped at any time; the slot gives it away when the
+//! kernel has said that it is done. A ring that is dropped waits for all of them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::task::{Poll, Waker};
+
+use io_uring::IoUring;
+
+use super::transfer::Transfer;
+
+/// Entries that are handed over in one call at most.
+const ENTRIES: u32 = 64;
+
+/// Transfers that may be under way: there is room for the answer to each.
+pub(crate) const TRANSFERS_MAX: u32 = 512;
+
+/// A ring of the thread that made it.
+pub(crate) struct TransferRing<F: AsFd> {
+    state: RefCell<State<F>>,
+    fd: RawFd,
+}
+
+struct State<F> {
+    ring: IoUring,
+    slots: Vec<Slot<F>>,
+    free: Vec<u32>,
+    /// Slots whose entries the kernel has not seen.
+    waiting: VecDeque<u32>,
+    /// Transfers that are waiting or with the kernel.
+    under_way: u32,
+}
+
+struct Slot<F> {
+    /// `None` in a free one.
+    transfer: Option<Transfer<F>>,
+    progress: Progress,
+    /// Of whoever waits.
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy)]
+enum Progress {
+    UnderWay,
+    /// As before, but nobody waits for it any more.
+    Abandoned,
+    Done(i32),
+}
+
+/// What the end of a transfer leaves to be done, by whoever does not hold the ring: both may run
+/// code of others.
+pub(crate) struct Finished<F> {
+    waker: Option<Waker>,
+    /// What nobody waits for.
+    abandoned: Option<Box<Transfer<F>>>,
+}
+
+impl<F> Finished<F> {
+    #[inline]
+    pub(crate) fn tell(self) {
+        if let Some(waker) = self.waker {
+            waker.wake();
+        }
+        drop(self.abandoned);
+    }
+}
+
+impl<F: AsFd> TransferRing<F> {
+    pub(crate) fn new() -> io::Result<Self> {
+        let ring = IoUring::builder().setup_cqsize(TRANSFERS_MAX).build(ENTRIES)?;
+        let fd = ring.as_raw_fd();
+        let state = State {
+            ring,
+            slots: Vec::new(),
+            free: Vec::new(),
+            waiting: VecDeque::new(),
+            under_way: 0,
+        };
+        Ok(Self { state: RefCell::new(state), fd })
+    }
+
+    /// How many transfers are waiting or with the kernel.
+    #[inline]
+    pub(crate) fn under_way(&self) -> u32 {
+        self.state.borrow().under_way
+    }
+
+    /// Whether there is something to [`submit`](Self::submit).
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.state.borrow().waiting.is_empty()
+    }
+
+    /// Takes `transfer` into a slot, whose number is returned, and how many wait for
+    /// [`submit`](Self::submit) now.
+    #[inline]
+    pub(crate) fn queue(&self, transfer: Transfer<F>) -> (u32, usize) {
+        let state = &mut *self.state.borrow_mut();
+        let number = state.free.pop().unwrap_or_else(|| state.add_slot());
+        let slot = &mut state.slots[number as usize];
+        slot.transfer = Some(transfer);
+        slot.progress = Progress::UnderWay;
+        state.waiting.push_back(number);
+        state.under_way += 1;
+        (number, state.waiting.len())
+    }
+
+    /// Hands over what waits. After an error some of it waits still, and may be tried again.
+    pub(crate) fn submit(&self) -> io::Result<()> {
+        let state = &mut *self.state.borrow_mut();
+        while !state.waiting.is_empty() {
+            state.fill();
+            state.ring.submit()?;
+        }
+        Ok(())
+    }
+
+    /// One transfer that the kernel has done since.
+    #[inline]
+    pub(crate) fn finish_one(&self) -> Option<Finished<F>> {
+        self.state.borrow_mut().finish_one()
+    }
+
+    /// Gives back the transfer of a slot, and the kernel's answer to it; `waker` is told when that
+    /// is there. `make` takes both, so that they need not be moved more often; it may drop them.
+    #[inline(always)]
+    pub(crate) fn take<R>(
+        &self,
+        number: u32,
+        waker: &Waker,
+        make: impl FnOnce(i32, Transfer<F>) -> R,
+    ) -> Poll<R> {
+        let mut state = self.state.borrow_mut();
+        let slot = &mut state.slots[number as usize];
+        if let Progress::Done(answer) = slot.progress
+            && let Some(transfer) = slot.transfer.take()
+        {
+            state.free.push(number);
+            // Not while the ring is borrowed: what is dropped may run code of others.
+            drop(state);
+            return Poll::Ready(make(answer, transfer));
+        }
+        match &mut slot.waker {
+            Some(known) => known.clone_from(waker),
+            None => slot.waker = Some(waker.clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Nobody waits for this one any more.
+    pub(crate) fn abandon(&self, number: u32) {
+        let gone = {
+            let state = &mut *self.state.borrow_mut();
+            let slot = &mut state.slots[number as usize];
+            let transfer = match slot.progress {
+                Progress::Done(_) => {
+                    state.free.push(number);
+                    slot.transfer.take()
+                }
+                Progress::UnderWay | Progress::Abandoned => {
+                    slot.progress = Progress::Abandoned;
+                    None
+                }
+            };
+            (transfer, slot.waker.take())
+        };
+        // Not while the ring is borrowed: either may run code of others.
+        drop(gone);
+    }
+
+    /// Hands over all that waits, and returns when the kernel has done everything.
+    pub(crate) fn finish_all(&self) -> io::Result<()> {
+        loop {
+            while let Some(finished) = self.finish_one() {
+                finished.tell();
+            }
+            let state = &mut *self.state.borrow_mut();
+            if state.under_way == 0 {
+                return Ok(());
+            }
+            state.fill();
+            match state.ring.submit_and_wait(1) {
+                Err(error) if !is_passing(&error) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether the same call may go well later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+impl<F: AsFd> State<F> {
+    /// Writes entries for what waits, as far as there is room.
+    fn fill(&mut self) {
+        let mut entries = self.ring.submission();
+        while !entries.is_full()
+            && let Some(number) = self.waiting.pop_front()
+        {
+            let transfer = &mut self.slots[number as usize].transfer;
+            let transfer = transfer.as_mut().expect("what waits is under way");
+            let entry = transfer.entry().user_data(u64::from(number));
+            // SAFETY: the bytes at the entry's address and the open file are the slot's until the
+            // kernel has answered: `finish_one` and nothing else takes them out of it, and moving
+            // a slot does not move the bytes. There is room, so the entry is taken.
+            unsafe { entries.push(&entry) }.expect("the ring has room");
+        }
+    }
+
+    #[inline]
+    fn finish_one(&mut self) -> Option<Finished<F>> {
+        let answer = self.ring.completion().next()?;
+        let number = u32::try_from(answer.user_data()).expect("the number of a slot");
+        self.under_way -= 1;
+        let slot = &mut self.slots[number as usize];
+        let is_abandoned = matches!(slot.progress, Progress::Abandoned);
+        let abandoned = match is_abandoned {
+            true => {
+                self.free.push(number);
+                slot.transfer.take().map(Box::new)
+            }
+            false => None,
+        };
+        slot.progress = Progress::Done(answer.result());
+        Some(Finished { waker: slot.waker.take(), abandoned })
+    }
+
+    #[cold]
+    fn add_slot(&mut self) -> u32 {
+        self.slots.push(Slot { transfer: None, progress: Progress::UnderWay, waker: None });
+        u32::try_from(self.slots.len() - 1).expect("there are few slots")
+    }
+}
+
+impl<F: AsFd> AsFd for TransferRing<F> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring is closed with this value, not before.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+impl<F: AsFd> Drop for TransferRing<F> {
+    fn drop(&mut self) {
+        if self.finish_all().is_err() {
+            // The kernel may still use the memory.
+            let slots = std::mem::take(&mut self.state.borrow_mut().slots);
+            std::mem::forget(slots);
+        }
+    }
+}

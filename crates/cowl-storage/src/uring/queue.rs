@@ -1,0 +1,428 @@
+//! The way of transfers to the kernel.
+//!
+//! Each request to the ring of a runtime takes 1400 instructions around it, where a read of the
+//! device itself takes three microseconds. So where a thread has many transfers under way they go
+//! through a ring of their own that knows nothing else; the runtime waits for that ring as it waits
+//! for a socket. Where they are few that wait would cost more than it saves, and the runtime's ring
+//! takes them. (`docs/decisions/0015-a-ring-for-transfers.md`)
+//!
+//! ```text
+//!   transfer --- few ---> ring of the runtime -----------------------------------> done
+//!         `----- many --> TransferRing: handed over in batches, or when the
+//!                         thread has nothing else to do (submit), until the
+//!                         ring has answers (take_answers) ----------------------> done
+//! ```
+//!
+//! A transfer whose future is dropped is carried out all the same; buffer and file stay with the
+//! ring until then. A runtime that ends waits for the transfers of its queue.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use compio::BufResult;
+use compio::driver::op::{Interest, PollOnce};
+use compio::runtime::Runtime;
+
+use super::ring::Target;
+use crate::sys::{TRANSFERS_MAX, Transfer, TransferRing, register_also};
+
+/// So many transfers are handed over at once, although the thread may have more to come: the
+/// device begins with them meanwhile. Smaller batches make it busier and ring it more often.
+const BATCH: usize = 24;
+
+/// So many transfers under way at a time are many.
+const MANY: u32 = 8;
+
+/// After so many transfers it is looked at again how many were under way at a time.
+const LOOK: u32 = 64;
+
+thread_local! {
+    static HERE: RefCell<Option<Rc<Queue>>> = const { RefCell::new(None) };
+}
+
+/// The transfers of one runtime.
+struct Queue {
+    ring: Rc<TransferRing<Target>>,
+    load: Load,
+    /// The runtime's own ring: requests of another runtime of this thread are not for this queue.
+    runtime: RawFd,
+    tasks: Cell<Tasks>,
+    /// Woken when something waits to be handed over.
+    submitter: Cell<Option<Waker>>,
+}
+
+/// The tasks that hand transfers over and take answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tasks {
+    NotYet,
+    Running,
+    /// They cannot do their work.
+    Failed,
+}
+
+/// Gives the transfers of `runtime` a ring of their own, where the system has one to give.
+pub(super) fn install(runtime: &Runtime) {
+    let queue = TransferRing::new().ok().filter(register_also).map(|ring| {
+        Rc::new(Queue {
+            ring: Rc::new(ring),
+            load: Load::default(),
+            runtime: runtime.as_raw_fd(),
+            tasks: Cell::new(Tasks::NotYet),
+            submitter: Cell::new(None),
+        })
+    });
+    drop(HERE.replace(queue));
+}
+
+/// Has `transfer` done. Returns how many bytes were moved, and the transfer.
+#[inline]
+pub(super) async fn run(transfer: Transfer<Target>) -> Outcome {
+    match start(transfer) {
+        Ok(queued) => queued.await,
+        Err(transfer) => by_runtime(transfer).await,
+    }
+}
+
+/// What became of a transfer: how many bytes were moved.
+pub(super) type Outcome = (io::Result<usize>, Transfer<Target>);
+
+/// Begins with `transfer` if it is one of many, or gives it back.
+#[inline]
+pub(super) fn start(transfer: Transfer<Target>) -> Result<Queued, Transfer<Target>> {
+    match Queue::here() {
+        Some(queue) if queue.takes_one() => {
+            let slot = queue.queue(transfer);
+            Ok(Queued { queue, slot: Some(slot) })
+        }
+        _ => Err(transfer),
+    }
+}
+
+/// By the ring of the runtime.
+pub(super) async fn by_runtime(transfer: Transfer<Target>) -> Outcome {
+    let queue = Queue::here();
+    let _under_way = queue.as_ref().map(|queue| queue.load.enter());
+    let BufResult(result, transfer) = compio::runtime::submit(transfer).await;
+    (result, transfer)
+}
+
+impl Queue {
+    /// That of the runtime that runs on this thread.
+    #[inline]
+    fn here() -> Option<Rc<Self>> {
+        let queue = HERE.try_with(|here| here.borrow().clone()).ok()??;
+        let runtime = Runtime::try_with_current(|runtime| runtime.as_raw_fd()).ok()?;
+        (queue.runtime == runtime).then_some(queue)
+    }
+
+    /// Whether the next transfer goes through the ring.
+    #[inline]
+    fn takes_one(self: &Rc<Self>) -> bool {
+        let under_way = self.ring.under_way();
+        if !self.load.is_deep_with(under_way) || TRANSFERS_MAX <= under_way {
+            return false;
+        }
+        if self.tasks.get() == Tasks::NotYet {
+            self.start_tasks();
+        }
+        self.tasks.get() == Tasks::Running
+    }
+
+    #[cold]
+    fn start_tasks(self: &Rc<Self>) {
+        self.tasks.set(Tasks::Running);
+        compio::runtime::spawn(Rc::clone(self).submit()).detach();
+        compio::runtime::spawn(Rc::clone(self).reap(Running(Rc::clone(self)))).detach();
+    }
+
+    /// Queues a transfer; its slot.
+    #[inline]
+    fn queue(&self, transfer: Transfer<Target>) -> u32 {
+        let (slot, waiting) = self.ring.queue(transfer);
+        if BATCH <= waiting {
+            // What could not be handed over is tried again below.
+            self.ring.submit().ok();
+        }
+        if let Some(submitter) = self.submitter.take() {
+            submitter.wake();
+        }
+        slot
+    }
+
+    /// Hands over what waits, each time behind all that the thread has to do now.
+    async fn submit(self: Rc<Self>) {
+        loop {
+            poll_fn(|context| {
+                if self.ring.has_waiting() {
+                    return Poll::Ready(());
+                }
+                self.submitter.set(Some(context.waker().clone()));
+                Poll::Pending
+            })
+            .await;
+            while self.ring.submit().is_err() {
+                // The kernel wants its answers to be taken first, or is short of something.
+                self.take_answers();
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Takes answers when there are some.
+    async fn reap(self: Rc<Self>, _running: Running) {
+        loop {
+            let ready = PollOnce::new(Rc::clone(&self.ring), Interest::Readable);
+            let BufResult(result, _) = compio::runtime::submit(ready).await;
+            if result.is_err() {
+                break;
+            }
+            self.take_answers();
+        }
+        // Nobody would hear of an answer any more.
+        self.tasks.set(Tasks::Failed);
+        while self.ring.finish_all().is_err() {
+            yield_now().await;
+        }
+    }
+
+    fn take_answers(&self) {
+        while let Some(finished) = self.ring.finish_one() {
+            finished.tell();
+        }
+    }
+}
+
+/// While the tasks of a queue may run. Their runtime drops them when it ends.
+struct Running(Rc<Queue>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.tasks.set(Tasks::Failed);
+        let is_this = |here: &RefCell<Option<Rc<Queue>>>| {
+            let mut here = here.borrow_mut();
+            here.take_if(|queue| Rc::ptr_eq(queue, &self.0))
+        };
+        drop(HERE.try_with(is_this));
+        // A future that somebody kept beyond the runtime finds its answer all the same.
+        self.0.ring.finish_all().ok();
+    }
+}
+
+/// A transfer on its way through the ring.
+pub(super) struct Queued {
+    queue: Rc<Queue>,
+    /// `None` when it is done.
+    slot: Option<u32>,
+}
+
+impl Queued {
+    /// Polls it; makes `R` of its outcome, without moving that about.
+    #[inline(always)]
+    pub(super) fn poll_with<R>(
+        &mut self,
+        context: &Context<'_>,
+        make: impl FnOnce(io::Result<usize>, Transfer<Target>) -> R,
+    ) -> Poll<R> {
+        let slot = self.slot.expect("nobody polls what is done");
+        let made = self.queue.ring.take(slot, context.waker(), |answer, transfer| {
+            let result = usize::try_from(answer);
+            make(result.map_err(|_| io::Error::from_raw_os_error(-answer)), transfer)
+        });
+        if made.is_ready() {
+            self.slot = None;
+        }
+        made
+    }
+}
+
+impl Future for Queued {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        self.poll_with(context, |result, transfer| (result, transfer))
+    }
+}
+
+impl Drop for Queued {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.queue.ring.abandon(slot);
+        }
+    }
+}
+
+/// How many transfers are under way at a time.
+#[derive(Default)]
+struct Load {
+    /// Through the ring of the runtime.
+    elsewhere: Cell<u32>,
+    /// Since the last look: the most at a time, and how many began.
+    most: Cell<u32>,
+    begun: Cell<u32>,
+    /// Whether they were many at the last look.
+    is_deep: Cell<bool>,
+}
+
+impl Load {
+    /// Whether they are many, now that one more begins beside `under_way` in the transfers' ring.
+    #[inline]
+    fn is_deep_with(&self, under_way: u32) -> bool {
+        self.most.set(self.most.get().max(under_way + self.elsewhere.get() + 1));
+        self.begun.set(self.begun.get() + 1);
+        if self.begun.get() == LOOK {
+            self.is_deep.set(MANY <= self.most.get());
+            self.begun.set(0);
+            self.most.set(0);
+        }
+        self.is_deep.get()
+    }
+
+    fn enter(&self) -> Elsewhere<'_> {
+        self.elsewhere.set(self.elsewhere.get() + 1);
+        Elsewhere(self)
+    }
+}
+
+/// A transfer through the ring of the runtime.
+struct Elsewhere<'a>(&'a Load);
+
+impl Drop for Elsewhere<'_> {
+    fn drop(&mut self) {
+        self.0.elsewhere.set(self.0.elsewhere.get() - 1);
+    }
+}
+
+/// Lets the other tasks of the thread go on.
+async fn yield_now() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::future::join_all;
+
+    use super::{HERE, LOOK, Load, MANY, Queue, Tasks, run};
+    use crate::file::OpenFile;
+    use crate::sys::{Direction, TRANSFERS_MAX, Transfer};
+    use crate::uring::ring::Target;
+    use crate::{FileOptions, IoBuffer, ring_runtime};
+
+    const BLOCK: usize = 4096;
+
+    /// A file whose block `n` is full of byte `n`.
+    fn blocks(count: u8) -> (tempfile::NamedTempFile, Arc<OpenFile>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..count).flat_map(|mark| [mark; BLOCK]).collect();
+        std::fs::write(file.path(), content).unwrap();
+        let open = OpenFile::open(file.path(), FileOptions::read_only()).unwrap();
+        (file, Arc::new(open))
+    }
+
+    async fn read(file: &Arc<OpenFile>, mark: u8) {
+        let (at, buffer) = (u64::from(mark) * BLOCK as u64, IoBuffer::for_requests(BLOCK));
+        let transfer = Transfer::new(Target::reading(file), Direction::Read, at, buffer, 0..BLOCK);
+        let (count, transfer) = run(transfer).await;
+        assert_eq!(count.unwrap(), BLOCK);
+        assert!(transfer.buffer.iter().all(|byte| *byte == mark));
+    }
+
+    fn tasks_here() -> Option<Tasks> {
+        HERE.with(|here| here.borrow().as_ref().map(|queue| queue.tasks.get()))
+    }
+
+    #[test]
+    fn many_are_many_at_a_time() {
+        let load = Load::default();
+        for _ in 0..2 * LOOK {
+            assert!(!load.is_deep_with(MANY - 2));
+        }
+        // One look that finds many is enough, and one that does not.
+        let looks = (0..LOOK).map(|number| load.is_deep_with(number % MANY)).collect::<Vec<_>>();
+        assert_eq!(looks.iter().filter(|is_deep| **is_deep).count(), 1);
+        for _ in 1..LOOK {
+            assert!(load.is_deep_with(0));
+        }
+        assert!(!load.is_deep_with(0));
+        // Those of the runtime's ring count.
+        let _elsewhere: Vec<_> = (1..MANY).map(|_| load.enter()).collect();
+        for _ in 1..LOOK {
+            load.is_deep_with(0);
+        }
+        assert!(load.is_deep_with(0));
+    }
+
+    #[test]
+    fn few_transfers_take_the_ring_of_the_runtime_and_many_their_own() {
+        let (_kept, file) = blocks(32);
+        ring_runtime().unwrap().block_on(async {
+            for _ in 0..8 {
+                for mark in 0..32 {
+                    read(&file, mark).await;
+                }
+            }
+            assert_eq!(tasks_here(), Some(Tasks::NotYet));
+            for _ in 0..8 {
+                join_all((0..32).map(|mark| read(&file, mark))).await;
+            }
+            assert_eq!(tasks_here(), Some(Tasks::Running));
+            // More than have room: the others take the other way.
+            let marks = (0..=u8::MAX).cycle().map(|mark| mark % 32);
+            let crowd = marks.take(2 * TRANSFERS_MAX as usize).map(|mark| read(&file, mark));
+            join_all(crowd).await;
+            let queue = Queue::here().unwrap();
+            assert_eq!((queue.ring.under_way(), queue.load.elsewhere.get()), (0, 0));
+        });
+        // It went with its runtime.
+        assert!(tasks_here().is_none());
+        assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
+    fn runtimes_that_take_turns_on_a_thread_do_not_wait_for_each_other() {
+        let (_kept, file) = blocks(32);
+        let runtimes = [ring_runtime().unwrap(), ring_runtime().unwrap()];
+        for _ in 0..6 {
+            for runtime in &runtimes {
+                runtime.block_on(join_all((0..32).map(|mark| read(&file, mark))));
+            }
+        }
+        let [first, second] = runtimes;
+        drop(second);
+        first.block_on(join_all((0..32).map(|mark| read(&file, mark))));
+    }
+
+    #[test]
+    fn a_panic_in_a_runtime_ends_its_queue_and_nothing_else() {
+        let (_kept, file) = blocks(32);
+        let runtime = ring_runtime().unwrap();
+        let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            runtime.block_on(async {
+                for _ in 0..8 {
+                    join_all((0..32).map(|mark| read(&file, mark))).await;
+                }
+                panic!("on purpose");
+            });
+        }));
+        assert!(panics.is_err());
+        assert!(tasks_here().is_none());
+        for _ in 0..8 {
+            runtime.block_on(join_all((0..32).map(|mark| read(&file, mark))));
+        }
+    }
+}
