@@ -25,6 +25,8 @@ pub use self::shared::SharedMemory;
 pub(crate) use self::registered::{RegisteredPage, forget_here, register_also, register_here};
 pub(crate) use self::shared::Claim;
 pub(crate) use self::transfer::{Direction, Transfer};
+#[cfg(test)]
+pub(crate) use self::transfer_ring::faults;
 pub(crate) use self::transfer_ring::{TRANSFERS_MAX, TransferRing};
 
 use crate::IoBuffer;

@@ -260,7 +260,7 @@ fn by_rings(disk: &Arc<Disk<UringStorage>>, model: &Arc<Vec<u8>>) {
     std::thread::scope(|scope| {
         for thread in 0..3 {
             scope.spawn(move || {
-                compio::runtime::Runtime::new().unwrap().block_on(async {
+                cowl_storage::ring_runtime().unwrap().block_on(async {
                     let tasks = (0..16).map(|task| {
                         let (disk, model) = (Arc::clone(disk), Arc::clone(model));
                         compio::runtime::spawn(async move {

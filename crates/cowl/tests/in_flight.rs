@@ -92,7 +92,7 @@ fn run(folder: &Path, options: &str, caching: Caching) {
     let mut stamps = vec![0; (SIZE / SECTOR) as usize];
     let mut noise = Noise(7);
     for session in 0..3_u64 {
-        compio::runtime::Runtime::new().unwrap().block_on(async {
+        cowl_storage::ring_runtime().unwrap().block_on(async {
             let disk = Disk::open_with(&Rings, &image, &open).await.unwrap();
             for batch in 0..4 {
                 let first = (session * 10 + batch + 1) << 32;

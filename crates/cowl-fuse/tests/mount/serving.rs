@@ -128,7 +128,7 @@ impl<E: BlockDevice + 'static> Serving<E> {
         let handles = (0..THREADS)
             .map(|_| {
                 let server = server.clone();
-                std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
+                std::thread::spawn(move || cowl_storage::ring_runtime()?.block_on(server.run()))
             })
             .collect();
         let threads = Threads { server: server.clone(), handles };

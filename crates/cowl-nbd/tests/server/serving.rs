@@ -71,7 +71,7 @@ impl Serving {
         let threads = (0..THREADS)
             .map(|_| {
                 let server = server.clone();
-                std::thread::spawn(move || Runtime::new()?.block_on(server.run()))
+                std::thread::spawn(move || cowl_storage::ring_runtime()?.block_on(server.run()))
             })
             .collect();
         Self { folder, server, disk, threads }

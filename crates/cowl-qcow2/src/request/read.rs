@@ -54,6 +54,7 @@ impl<S: Storage> Piece<'_, S> {
 pub struct HostPlace<'a, S: Storage> {
     file: &'a S,
     at: HostOffset,
+    length: usize,
     purpose: Purpose,
     _pin: Option<Pin<'a>>,
 }
@@ -62,6 +63,7 @@ impl<S: Storage> HostPlace<'_, S> {
     /// Fills `buffer`, which is as long as the place, by a request to the driver of the file.
     #[inline]
     pub fn read(&self, buffer: IoBuffer) -> impl Future<Output = IoResult<ByteCount>> {
+        assert!(buffer.len() == self.length, "what lies beyond is not of this place");
         self.file.read(self.at, buffer, self.purpose)
     }
 }
@@ -178,7 +180,7 @@ impl<S: Storage> Image<S> {
             Ok(Some(Piece { length: whole, source: Source::Host { file, at, purpose } }))
                 if whole == length =>
             {
-                Some(HostPlace { file, at, purpose, _pin: pin })
+                Some(HostPlace { file, at, length, purpose, _pin: pin })
             }
             // Errors are told by those who wait.
             _ => None,

@@ -96,7 +96,7 @@ impl<F: AsFd> TransferRing<F> {
 
     /// Whether there is something to [`submit`](Self::submit).
     pub(crate) fn has_waiting(&self) -> bool {
-        !self.state.borrow().waiting.is_empty()
+        self.state.borrow_mut().has_waiting()
     }
 
     /// Takes `transfer` into a slot, whose number is returned, and how many wait for
@@ -113,12 +113,15 @@ impl<F: AsFd> TransferRing<F> {
         (number, state.waiting.len())
     }
 
-    /// Hands over what waits. After an error some of it waits still, and may be tried again.
+    /// Hands over all that waits. After an error some of it waits still, and may be tried again.
     pub(crate) fn submit(&self) -> io::Result<()> {
         let state = &mut *self.state.borrow_mut();
-        while !state.waiting.is_empty() {
+        while state.has_waiting() {
             state.fill();
-            state.ring.submit()?;
+            // The kernel may take fewer than there are.
+            if hand_over(&mut state.ring)? == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
         }
         Ok(())
     }
@@ -148,11 +151,30 @@ impl<F: AsFd> TransferRing<F> {
             drop(state);
             return Poll::Ready(make(answer, transfer));
         }
-        match &mut slot.waker {
-            Some(known) => known.clone_from(waker),
-            None => slot.waker = Some(waker.clone()),
+        let is_known = slot.waker.as_ref().is_some_and(|known| known.will_wake(waker));
+        drop(state);
+        if !is_known {
+            self.exchange_waker(number, waker.clone());
         }
         Poll::Pending
+    }
+
+    #[inline]
+    fn exchange_waker(&self, number: u32, waker: Waker) {
+        let mut state = self.state.borrow_mut();
+        let slot = &mut state.slots[number as usize];
+        let is_late = matches!(slot.progress, Progress::Done(_));
+        let other = match is_late {
+            true => Some(waker),
+            false => slot.waker.replace(waker),
+        };
+        // Not while the ring is borrowed: wakers run code of others, also when they are made.
+        drop(state);
+        if let Some(other) = other
+            && is_late
+        {
+            other.wake();
+        }
     }
 
     /// Nobody waits for this one any more.
@@ -162,8 +184,11 @@ impl<F: AsFd> TransferRing<F> {
             let slot = &mut state.slots[number as usize];
             let transfer = match slot.progress {
                 Progress::Done(_) => {
-                    state.free.push(number);
-                    slot.transfer.take()
+                    let transfer = slot.transfer.take();
+                    if transfer.is_some() {
+                        state.free.push(number);
+                    }
+                    transfer
                 }
                 Progress::UnderWay | Progress::Abandoned => {
                     slot.progress = Progress::Abandoned;
@@ -200,7 +225,21 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
+/// Lets the kernel take entries. Returns how many it has taken.
+fn hand_over(ring: &mut IoUring) -> io::Result<usize> {
+    #[cfg(test)]
+    if let Some(outcome) = faults::meet(ring) {
+        return outcome;
+    }
+    ring.submit()
+}
+
 impl<F: AsFd> State<F> {
+    /// Whether the kernel has not seen all that was queued: what it did not take stays in the ring.
+    fn has_waiting(&mut self) -> bool {
+        !self.waiting.is_empty() || !self.ring.submission().is_empty()
+    }
+
     /// Writes entries for what waits, as far as there is room.
     fn fill(&mut self) {
         let mut entries = self.ring.submission();
@@ -251,10 +290,58 @@ impl<F: AsFd> AsFd for TransferRing<F> {
 
 impl<F: AsFd> Drop for TransferRing<F> {
     fn drop(&mut self) {
-        if self.finish_all().is_err() {
+        // What could not be done is seen to below.
+        self.finish_all().ok();
+    }
+}
+
+impl<F> Drop for State<F> {
+    fn drop(&mut self) {
+        if 0 < self.under_way {
             // The kernel may still use the memory.
-            let slots = std::mem::take(&mut self.state.borrow_mut().slots);
-            std::mem::forget(slots);
+            std::mem::forget(std::mem::take(&mut self.slots));
         }
+    }
+}
+
+/// What the kernel does seldom, for tests.
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::cell::RefCell;
+    use std::io;
+
+    use io_uring::IoUring;
+
+    pub(crate) enum Fault {
+        /// It has no room for more answers.
+        Busy,
+        /// It is short of memory after one entry.
+        One,
+    }
+
+    thread_local! {
+        static NEXT: RefCell<Vec<Fault>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Has the next attempts of this thread meet `faults`, the last one first.
+    pub(crate) fn set(faults: Vec<Fault>) {
+        NEXT.set(faults);
+    }
+
+    pub(crate) fn are_met() -> bool {
+        NEXT.with_borrow(Vec::is_empty)
+    }
+
+    pub(super) fn meet(ring: &mut IoUring) -> Option<io::Result<usize>> {
+        let fault = NEXT.with_borrow_mut(Vec::pop)?;
+        Some(match fault {
+            Fault::Busy => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+            Fault::One => {
+                // The kernel is told of entries by this.
+                ring.submission().sync();
+                // SAFETY: the entries were promised to be sound when they were pushed.
+                unsafe { ring.submitter().enter::<()>(1, 0, 0, None) }
+            }
+        })
     }
 }

@@ -16,7 +16,7 @@
 //! A transfer whose future is dropped is carried out all the same; buffer and file stay with the
 //! ring until then. A runtime that ends waits for the transfers of its queue.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -47,7 +47,8 @@ thread_local! {
 
 /// The transfers of one runtime.
 struct Queue {
-    ring: Rc<TransferRing<Target>>,
+    /// Made when it is needed for the first time.
+    ring: OnceCell<Rc<TransferRing<Target>>>,
     load: Load,
     /// The runtime's own ring: requests of another runtime of this thread are not for this queue.
     runtime: RawFd,
@@ -65,18 +66,16 @@ enum Tasks {
     Failed,
 }
 
-/// Gives the transfers of `runtime` a ring of their own, where the system has one to give.
+/// Gives the transfers of `runtime` a ring of their own, as soon as they are many.
 pub(super) fn install(runtime: &Runtime) {
-    let queue = TransferRing::new().ok().filter(register_also).map(|ring| {
-        Rc::new(Queue {
-            ring: Rc::new(ring),
-            load: Load::default(),
-            runtime: runtime.as_raw_fd(),
-            tasks: Cell::new(Tasks::NotYet),
-            submitter: Cell::new(None),
-        })
-    });
-    drop(HERE.replace(queue));
+    let queue = Queue {
+        ring: OnceCell::new(),
+        load: Load::default(),
+        runtime: runtime.as_raw_fd(),
+        tasks: Cell::new(Tasks::NotYet),
+        submitter: Cell::new(None),
+    };
+    drop(HERE.replace(Some(Rc::new(queue))));
 }
 
 /// Has `transfer` done. Returns how many bytes were moved, and the transfer.
@@ -95,10 +94,13 @@ pub(super) type Outcome = (io::Result<usize>, Transfer<Target>);
 #[inline]
 pub(super) fn start(transfer: Transfer<Target>) -> Result<Queued, Transfer<Target>> {
     match Queue::here() {
-        Some(queue) if queue.takes_one() => {
-            let slot = queue.queue(transfer);
-            Ok(Queued { queue, slot: Some(slot) })
-        }
+        Some(queue) if queue.takes_one() => match queue.ring.get() {
+            Some(ring) => {
+                let slot = queue.queue(ring, transfer);
+                Ok(Queued { ring: Rc::clone(ring), slot: Some(slot) })
+            }
+            None => Err(transfer),
+        },
         _ => Err(transfer),
     }
 }
@@ -123,7 +125,7 @@ impl Queue {
     /// Whether the next transfer goes through the ring.
     #[inline]
     fn takes_one(self: &Rc<Self>) -> bool {
-        let under_way = self.ring.under_way();
+        let under_way = self.ring.get().map_or(0, |ring| ring.under_way());
         if !self.load.is_deep_with(under_way) || TRANSFERS_MAX <= under_way {
             return false;
         }
@@ -135,87 +137,95 @@ impl Queue {
 
     #[cold]
     fn start_tasks(self: &Rc<Self>) {
+        // Where the system has no such ring to give, or may pin no more memory, there is none.
+        let Some(ring) = TransferRing::new().ok().filter(register_also).map(Rc::new) else {
+            self.tasks.set(Tasks::Failed);
+            return;
+        };
+        let ring = self.ring.get_or_init(|| ring);
         self.tasks.set(Tasks::Running);
-        compio::runtime::spawn(Rc::clone(self).submit()).detach();
-        compio::runtime::spawn(Rc::clone(self).reap(Running(Rc::clone(self)))).detach();
+        let running = || Running { queue: Rc::clone(self), ring: Rc::clone(ring) };
+        compio::runtime::spawn(submit(running())).detach();
+        compio::runtime::spawn(reap(running())).detach();
     }
 
     /// Queues a transfer; its slot.
     #[inline]
-    fn queue(&self, transfer: Transfer<Target>) -> u32 {
-        let (slot, waiting) = self.ring.queue(transfer);
+    fn queue(&self, ring: &TransferRing<Target>, transfer: Transfer<Target>) -> u32 {
+        let (slot, waiting) = ring.queue(transfer);
         if BATCH <= waiting {
-            // What could not be handed over is tried again below.
-            self.ring.submit().ok();
+            // What could not be handed over is tried again by the task.
+            ring.submit().ok();
         }
         if let Some(submitter) = self.submitter.take() {
             submitter.wake();
         }
         slot
     }
+}
 
-    /// Hands over what waits, each time behind all that the thread has to do now.
-    async fn submit(self: Rc<Self>) {
-        loop {
-            poll_fn(|context| {
-                if self.ring.has_waiting() {
-                    return Poll::Ready(());
-                }
-                self.submitter.set(Some(context.waker().clone()));
-                Poll::Pending
-            })
-            .await;
-            while self.ring.submit().is_err() {
-                // The kernel wants its answers to be taken first, or is short of something.
-                self.take_answers();
-                yield_now().await;
+/// Hands over what waits, each time behind all that the thread has to do now.
+async fn submit(running: Running) {
+    let Running { queue, ring } = &running;
+    loop {
+        poll_fn(|context| {
+            if ring.has_waiting() {
+                return Poll::Ready(());
             }
-        }
-    }
-
-    /// Takes answers when there are some.
-    async fn reap(self: Rc<Self>, _running: Running) {
-        loop {
-            let ready = PollOnce::new(Rc::clone(&self.ring), Interest::Readable);
-            let BufResult(result, _) = compio::runtime::submit(ready).await;
-            if result.is_err() {
-                break;
-            }
-            self.take_answers();
-        }
-        // Nobody would hear of an answer any more.
-        self.tasks.set(Tasks::Failed);
-        while self.ring.finish_all().is_err() {
+            queue.submitter.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        while ring.submit().is_err() {
+            // The kernel wants its answers to be taken first, or is short of something.
+            take_answers(ring);
             yield_now().await;
-        }
-    }
-
-    fn take_answers(&self) {
-        while let Some(finished) = self.ring.finish_one() {
-            finished.tell();
         }
     }
 }
 
-/// While the tasks of a queue may run. Their runtime drops them when it ends.
-struct Running(Rc<Queue>);
+/// Takes answers when there are some.
+async fn reap(running: Running) {
+    loop {
+        let ready = PollOnce::new(Rc::clone(&running.ring), Interest::Readable);
+        if compio::runtime::submit(ready).await.0.is_err() {
+            // Nobody would hear of an answer any more: this is the end of the queue.
+            return;
+        }
+        take_answers(&running.ring);
+    }
+}
+
+fn take_answers(ring: &TransferRing<Target>) {
+    while let Some(finished) = ring.finish_one() {
+        finished.tell();
+    }
+}
+
+/// While both tasks of a queue run: without one of them it is of no use. Their runtime drops them
+/// when it ends.
+struct Running {
+    queue: Rc<Queue>,
+    ring: Rc<TransferRing<Target>>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.tasks.set(Tasks::Failed);
+        self.queue.tasks.set(Tasks::Failed);
         let is_this = |here: &RefCell<Option<Rc<Queue>>>| {
             let mut here = here.borrow_mut();
-            here.take_if(|queue| Rc::ptr_eq(queue, &self.0))
+            here.take_if(|queue| Rc::ptr_eq(queue, &self.queue))
         };
         drop(HERE.try_with(is_this));
-        // A future that somebody kept beyond the runtime finds its answer all the same.
-        self.0.ring.finish_all().ok();
+        // What is under way finds its answer all the same, also when somebody keeps it beyond the
+        // runtime. An error here leaves that to the end of the ring.
+        self.ring.finish_all().ok();
     }
 }
 
 /// A transfer on its way through the ring.
 pub(super) struct Queued {
-    queue: Rc<Queue>,
+    ring: Rc<TransferRing<Target>>,
     /// `None` when it is done.
     slot: Option<u32>,
 }
@@ -228,15 +238,13 @@ impl Queued {
         context: &Context<'_>,
         make: impl FnOnce(io::Result<usize>, Transfer<Target>) -> R,
     ) -> Poll<R> {
-        let slot = self.slot.expect("nobody polls what is done");
-        let made = self.queue.ring.take(slot, context.waker(), |answer, transfer| {
+        let Self { ring, slot } = self;
+        let number = slot.expect("nobody polls what is done");
+        ring.take(number, context.waker(), |answer, transfer| {
+            *slot = None;
             let result = usize::try_from(answer);
             make(result.map_err(|_| io::Error::from_raw_os_error(-answer)), transfer)
-        });
-        if made.is_ready() {
-            self.slot = None;
-        }
-        made
+        })
     }
 }
 
@@ -252,7 +260,7 @@ impl Drop for Queued {
     #[inline]
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            self.queue.ring.abandon(slot);
+            self.ring.abandon(slot);
         }
     }
 }
@@ -313,12 +321,17 @@ async fn yield_now() {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::future::Future;
+    use std::pin::Pin;
     use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
 
     use futures_util::future::join_all;
 
     use super::{HERE, LOOK, Load, MANY, Queue, Tasks, run};
     use crate::file::OpenFile;
+    use crate::sys::faults::{self, Fault};
     use crate::sys::{Direction, TRANSFERS_MAX, Transfer};
     use crate::uring::ring::Target;
     use crate::{FileOptions, IoBuffer, ring_runtime};
@@ -386,11 +399,71 @@ mod tests {
             let crowd = marks.take(2 * TRANSFERS_MAX as usize).map(|mark| read(&file, mark));
             join_all(crowd).await;
             let queue = Queue::here().unwrap();
-            assert_eq!((queue.ring.under_way(), queue.load.elsewhere.get()), (0, 0));
+            let under_way = queue.ring.get().unwrap().under_way();
+            assert_eq!((under_way, queue.load.elsewhere.get()), (0, 0));
         });
         // It went with its runtime.
         assert!(tasks_here().is_none());
         assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    /// The kernel may take none or some of what it is given.
+    #[test]
+    fn what_was_not_taken_is_handed_over_again() {
+        let (_kept, file) = blocks(32);
+        for faults in [
+            vec![Fault::Busy],
+            vec![Fault::One],
+            vec![Fault::One, Fault::Busy, Fault::Busy, Fault::One, Fault::Busy],
+        ] {
+            ring_runtime().unwrap().block_on(async {
+                for _ in 0..8 {
+                    join_all((0..32).map(|mark| read(&file, mark))).await;
+                }
+                assert_eq!(tasks_here(), Some(Tasks::Running));
+                faults::set(faults);
+                join_all((0..16).map(|mark| read(&file, mark))).await;
+                assert!(faults::are_met());
+            });
+        }
+    }
+
+    /// Drops a request when the waker itself is dropped.
+    struct Dropper;
+
+    thread_local! {
+        static DROPPED: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>> =
+            const { RefCell::new(None) };
+    }
+
+    impl Wake for Dropper {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Dropper {
+        fn drop(&mut self) {
+            drop(DROPPED.take());
+        }
+    }
+
+    #[test]
+    fn wakers_may_do_what_they_like_when_they_are_exchanged() {
+        let (_kept, file) = blocks(32);
+        ring_runtime().unwrap().block_on(async {
+            for _ in 0..8 {
+                join_all((0..32).map(|mark| read(&file, mark))).await;
+            }
+            let own = Arc::clone(&file);
+            let mut first = Box::pin(async move { read(&own, 1).await });
+            assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            DROPPED.set(Some(first));
+            let mut second = Box::pin(read(&file, 2));
+            let waker = Waker::from(Arc::new(Dropper));
+            assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            drop(waker);
+            second.await;
+            assert!(DROPPED.take().is_none());
+        });
     }
 
     #[test]

@@ -16,11 +16,11 @@ use crate::sys::register_here;
 /// processor time for each read. Kernels before 5.19 have no such rings and give the usual one.
 ///
 /// Reads and writes of a thread that has many of them under way go through a second ring, which is
-/// made with the runtime and ends with it: the end waits for what was begun.
+/// made when it is needed and ends with the runtime: the end waits for what was begun.
 /// (`docs/decisions/0015-a-ring-for-transfers.md`)
 ///
 /// The rings of the first four threads know 256 KiB of memory of their thread, which stay resident
-/// and count for the user's limit of locked memory (`RLIMIT_MEMLOCK`): pages for
+/// and count, once for each ring, for the limit of locked memory (`RLIMIT_MEMLOCK`): pages for
 /// [`IoBuffer::for_requests`](crate::IoBuffer::for_requests). Where the limit does not allow that,
 /// or for more threads, there are none.
 pub fn ring_runtime() -> io::Result<Runtime> {

@@ -61,7 +61,7 @@ fn serve_until_killed() {
     let server = Server::new([export], ServerOptions { threads: 2 }).unwrap();
     let run = || {
         let server = server.clone();
-        std::thread::spawn(move || Runtime::new().unwrap().block_on(server.run()))
+        std::thread::spawn(move || cowl_storage::ring_runtime().unwrap().block_on(server.run()))
     };
     for thread in [run(), run()] {
         thread.join().unwrap().unwrap();

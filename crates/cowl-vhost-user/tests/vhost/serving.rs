@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use compio::runtime::Runtime;
 use cowl_vhost_user::{Export, Listener, Server, ServerOptions};
 use tempfile::TempDir;
 
@@ -44,7 +43,9 @@ impl Serving {
         let threads = (0..THREADS)
             .map(|_| {
                 let server = server.clone();
-                std::thread::spawn(move || Runtime::new().unwrap().block_on(server.run()))
+                std::thread::spawn(move || {
+                    cowl_storage::ring_runtime().unwrap().block_on(server.run())
+                })
             })
             .collect();
         Self { folder, server, disk, threads }
