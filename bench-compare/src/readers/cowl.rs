@@ -11,7 +11,7 @@ use cowl::{
     BlockDevice, Caching, Disk, FileOptions, GuestOffset, OpenOptions, StorageError, StorageOpener,
     WorkerPool,
 };
-use cowl_storage::{IoBuffer, UringStorage};
+use cowl_storage::{IoBuffer, UringStorage, yield_now};
 
 use crate::offsets::{BLOCK, Offsets};
 use crate::readers::{BATCH, Clock, Reading, on_threads};
@@ -98,19 +98,6 @@ async fn task(
         yield_now().await;
     }
     Ok(())
-}
-
-/// Lets the other tasks of this thread go on.
-pub(crate) async fn yield_now() {
-    let mut waited = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return std::task::Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }
 
 /// A process that only reads `image` at random for a while: its memory is measured from outside.

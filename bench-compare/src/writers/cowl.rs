@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cowl::{Access, BlockDevice, BlockError, Disk, Error, GuestOffset, OpenOptions};
-use cowl_storage::{IoBuffer, Storage, UringStorage};
+use cowl_storage::{IoBuffer, Storage, UringStorage, yield_now};
 
-use crate::readers::cowl::{Rings, yield_now};
+use crate::readers::cowl::Rings;
 use crate::writers::{Flush, Queue, Writing};
 
 /// Writes of a task before it lets the others of its thread go on.

@@ -9,4 +9,4 @@ mod turn;
 pub use pool::Pool;
 pub use socket::bind_unix;
 pub use stop::Stop;
-pub use turn::{is_done_at_once, yield_now};
+pub use turn::is_done_at_once;

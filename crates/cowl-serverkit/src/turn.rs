@@ -11,26 +11,14 @@ pub async fn is_done_at_once(mut work: Pin<&mut impl Future<Output = ()>>) -> bo
     poll_fn(|context| Poll::Ready(work.as_mut().poll(context).is_ready())).await
 }
 
-/// Lets the other tasks of the thread run once.
-pub async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
     use std::pin::pin;
 
-    use super::{is_done_at_once, yield_now};
+    use cowl_storage::yield_now;
+
+    use super::is_done_at_once;
 
     #[test]
     fn work_runs_as_far_as_it_goes() {

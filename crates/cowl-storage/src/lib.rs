@@ -33,4 +33,4 @@ pub use purpose::Purpose;
 pub use replacement::{Durability, Replacement, remove_unfinished};
 pub use storage::{Allocation, Blocking, Capabilities, HostExtent, IoResult, Storage, ZeroMode};
 pub use sys::SharedMemory;
-pub use uring::{UringStorage, ring_runtime};
+pub use uring::{UringStorage, ring_runtime, yield_now};

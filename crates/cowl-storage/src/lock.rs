@@ -48,9 +48,6 @@ const USES_BASE: u8 = 100;
 /// Byte of "I refuse permission 0".
 const REFUSES_BASE: u8 = 200;
 
-/// From the first byte of uses to the last one of refusals, and some to spare.
-const BYTES: u8 = REFUSES_BASE - USES_BASE + 8;
-
 /// What one opener of an image may do, or deny to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permission {
@@ -243,14 +240,6 @@ fn unlock(fd: BorrowedFd<'_>, bytes: impl Iterator<Item = u8>) -> Result<(), Err
         fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, byte)))?;
     }
     Ok(())
-}
-
-/// Gives up all locks of an open file, before it is closed.
-pub(crate) fn release(fd: BorrowedFd<'_>) {
-    let mut all = range(libc::F_UNLCK, USES_BASE);
-    all.l_len = libc::off_t::from(BYTES);
-    // What this cannot give up ends with the open file.
-    fcntl(fd, FcntlArg::F_OFD_SETLK(&all)).ok();
 }
 
 /// One byte; `l_pid` has to be zero for these locks.

@@ -31,5 +31,5 @@ mod ring;
 mod runtime;
 mod storage;
 
-pub use runtime::ring_runtime;
+pub use runtime::{ring_runtime, yield_now};
 pub use storage::UringStorage;

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use compio::runtime::fd::PollFd;
 use cowl_block::BlockDevice;
-use cowl_serverkit::{Pool, is_done_at_once, yield_now};
-use cowl_storage::IoBuffer;
+use cowl_serverkit::{Pool, is_done_at_once};
+use cowl_storage::{IoBuffer, yield_now};
 use futures_util::future::{Either, select};
 
 use super::Shared;

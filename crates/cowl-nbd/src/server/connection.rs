@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use cowl_block::BlockDevice;
-use cowl_serverkit::{Pool, is_done_at_once, yield_now};
+use cowl_serverkit::{Pool, is_done_at_once};
+use cowl_storage::yield_now;
 use futures_channel::mpsc;
 
 use super::Shared;

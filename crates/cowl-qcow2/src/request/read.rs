@@ -202,12 +202,7 @@ impl<S: Storage> Image<S> {
         if length == 0 {
             return (Ok(()), buffer);
         }
-        let piece = match self.piece_now(at, length) {
-            Ok(Some(piece)) => Ok(piece),
-            Ok(None) => self.piece(at, length).await,
-            Err(error) => Err(error),
-        };
-        match piece {
+        match self.piece(at, length).await {
             Err(error) => (Err(error), buffer),
             // Nobody has asked the host: the table was not there.
             Ok(Piece { length: whole, source: Source::Host { file, at, purpose } })

@@ -345,10 +345,8 @@ impl OpenFile {
 impl Drop for OpenFile {
     /// Gives up the lock. No change is under way any more: each of them keeps the file.
     fn drop(&mut self) {
-        let held = self.lock.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if *held != LockMode::None {
-            lock::release(self.fd.as_fd());
-        }
+        // What cannot be given up ends with the open file.
+        self.change_lock(LockMode::None).ok();
     }
 }
 

@@ -58,7 +58,7 @@ enum Progress {
 
 /// What the end of a transfer leaves to be done, by whoever does not hold the ring: both may run
 /// code of others.
-pub(crate) struct Finished<F> {
+struct Finished<F> {
     waker: Option<Waker>,
     /// What nobody waits for.
     abandoned: Option<Box<Transfer<F>>>,
@@ -66,7 +66,7 @@ pub(crate) struct Finished<F> {
 
 impl<F> Finished<F> {
     #[inline]
-    pub(crate) fn tell(self) {
+    fn tell(self) {
         if let Some(waker) = self.waker {
             waker.wake();
         }
@@ -126,9 +126,15 @@ impl<F: AsFd> TransferRing<F> {
         Ok(())
     }
 
-    /// One transfer that the kernel has done since.
+    /// Tells those who wait for what the kernel has done since.
+    pub(crate) fn take_answers(&self) {
+        while let Some(finished) = self.finish_one() {
+            finished.tell();
+        }
+    }
+
     #[inline]
-    pub(crate) fn finish_one(&self) -> Option<Finished<F>> {
+    fn finish_one(&self) -> Option<Finished<F>> {
         self.state.borrow_mut().finish_one()
     }
 
@@ -204,9 +210,7 @@ impl<F: AsFd> TransferRing<F> {
     /// Hands over all that waits, and returns when the kernel has done everything.
     pub(crate) fn finish_all(&self) -> io::Result<()> {
         loop {
-            while let Some(finished) = self.finish_one() {
-                finished.tell();
-            }
+            self.take_answers();
             let state = &mut *self.state.borrow_mut();
             if state.under_way == 0 {
                 return Ok(());

@@ -29,6 +29,7 @@ use compio::driver::op::{Interest, PollOnce};
 use compio::runtime::Runtime;
 
 use super::ring::Target;
+use super::yield_now;
 use crate::sys::{TRANSFERS_MAX, Transfer, TransferRing, register_also};
 
 /// So many transfers are handed over at once, although the thread may have more to come: the
@@ -47,23 +48,14 @@ thread_local! {
 
 /// The transfers of one runtime.
 struct Queue {
-    /// Made when it is needed for the first time.
-    ring: OnceCell<Rc<TransferRing<Target>>>,
+    /// Made when it is needed for the first time; `None` then where the system has none to give, or
+    /// may pin no more memory.
+    ring: OnceCell<Option<Rc<TransferRing<Target>>>>,
     load: Load,
     /// The runtime's own ring: requests of another runtime of this thread are not for this queue.
     runtime: RawFd,
-    tasks: Cell<Tasks>,
     /// Woken when something waits to be handed over.
     submitter: Cell<Option<Waker>>,
-}
-
-/// The tasks that hand transfers over and take answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tasks {
-    NotYet,
-    Running,
-    /// They cannot do their work.
-    Failed,
 }
 
 /// Gives the transfers of `runtime` a ring of their own, as soon as they are many.
@@ -72,7 +64,6 @@ pub(super) fn install(runtime: &Runtime) {
         ring: OnceCell::new(),
         load: Load::default(),
         runtime: runtime.as_raw_fd(),
-        tasks: Cell::new(Tasks::NotYet),
         submitter: Cell::new(None),
     };
     drop(HERE.replace(Some(Rc::new(queue))));
@@ -93,16 +84,10 @@ pub(super) type Outcome = (io::Result<usize>, Transfer<Target>);
 /// Begins with `transfer` if it is one of many, or gives it back.
 #[inline]
 pub(super) fn start(transfer: Transfer<Target>) -> Result<Queued, Transfer<Target>> {
-    match Queue::here() {
-        Some(queue) if queue.takes_one() => match queue.ring.get() {
-            Some(ring) => {
-                let slot = queue.queue(ring, transfer);
-                Ok(Queued { ring: Rc::clone(ring), slot: Some(slot) })
-            }
-            None => Err(transfer),
-        },
-        _ => Err(transfer),
-    }
+    let Some(queue) = Queue::here() else { return Err(transfer) };
+    let Some(ring) = queue.ring_for_one_more() else { return Err(transfer) };
+    let slot = queue.queue(ring, transfer);
+    Ok(Queued { ring: Rc::clone(ring), slot: Some(slot) })
 }
 
 /// By the ring of the runtime.
@@ -122,31 +107,24 @@ impl Queue {
         (queue.runtime == runtime).then_some(queue)
     }
 
-    /// Whether the next transfer goes through the ring.
+    /// The ring, if the next transfer goes through it.
     #[inline]
-    fn takes_one(self: &Rc<Self>) -> bool {
-        let under_way = self.ring.get().map_or(0, |ring| ring.under_way());
+    fn ring_for_one_more(self: &Rc<Self>) -> Option<&Rc<TransferRing<Target>>> {
+        let under_way = self.ring.get().into_iter().flatten().map(|ring| ring.under_way()).sum();
         if !self.load.is_deep_with(under_way) || TRANSFERS_MAX <= under_way {
-            return false;
+            return None;
         }
-        if self.tasks.get() == Tasks::NotYet {
-            self.start_tasks();
-        }
-        self.tasks.get() == Tasks::Running
+        self.ring.get_or_init(|| self.make_ring()).as_ref()
     }
 
+    /// A ring and the tasks that serve it.
     #[cold]
-    fn start_tasks(self: &Rc<Self>) {
-        // Where the system has no such ring to give, or may pin no more memory, there is none.
-        let Some(ring) = TransferRing::new().ok().filter(register_also).map(Rc::new) else {
-            self.tasks.set(Tasks::Failed);
-            return;
-        };
-        let ring = self.ring.get_or_init(|| ring);
-        self.tasks.set(Tasks::Running);
-        let running = || Running { queue: Rc::clone(self), ring: Rc::clone(ring) };
+    fn make_ring(self: &Rc<Self>) -> Option<Rc<TransferRing<Target>>> {
+        let ring = Rc::new(TransferRing::new().ok().filter(register_also)?);
+        let running = || Running { queue: Rc::clone(self), ring: Rc::clone(&ring) };
         compio::runtime::spawn(submit(running())).detach();
         compio::runtime::spawn(reap(running())).detach();
+        Some(ring)
     }
 
     /// Queues a transfer; its slot.
@@ -178,7 +156,7 @@ async fn submit(running: Running) {
         .await;
         while ring.submit().is_err() {
             // The kernel wants its answers to be taken first, or is short of something.
-            take_answers(ring);
+            ring.take_answers();
             yield_now().await;
         }
     }
@@ -192,18 +170,12 @@ async fn reap(running: Running) {
             // Nobody would hear of an answer any more: this is the end of the queue.
             return;
         }
-        take_answers(&running.ring);
+        running.ring.take_answers();
     }
 }
 
-fn take_answers(ring: &TransferRing<Target>) {
-    while let Some(finished) = ring.finish_one() {
-        finished.tell();
-    }
-}
-
-/// While both tasks of a queue run: without one of them it is of no use. Their runtime drops them
-/// when it ends.
+/// While both tasks of a queue run: without one of them it is of no use, and nobody finds it any
+/// more. Their runtime drops them when it ends.
 struct Running {
     queue: Rc<Queue>,
     ring: Rc<TransferRing<Target>>,
@@ -211,7 +183,6 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.queue.tasks.set(Tasks::Failed);
         let is_this = |here: &RefCell<Option<Rc<Queue>>>| {
             let mut here = here.borrow_mut();
             here.take_if(|queue| Rc::ptr_eq(queue, &self.queue))
@@ -306,30 +277,18 @@ impl Drop for Elsewhere<'_> {
     }
 }
 
-/// Lets the other tasks of the thread go on.
-async fn yield_now() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
     use std::future::Future;
     use std::pin::Pin;
+    use std::rc::Rc;
     use std::sync::Arc;
     use std::task::{Context, Wake, Waker};
 
     use futures_util::future::join_all;
 
-    use super::{HERE, LOOK, Load, MANY, Queue, Tasks, run};
+    use super::{HERE, LOOK, Load, MANY, Queue, run};
     use crate::file::OpenFile;
     use crate::sys::faults::{self, Fault};
     use crate::sys::{Direction, TRANSFERS_MAX, Transfer};
@@ -355,8 +314,17 @@ mod tests {
         assert!(transfer.buffer.iter().all(|byte| *byte == mark));
     }
 
-    fn tasks_here() -> Option<Tasks> {
-        HERE.with(|here| here.borrow().as_ref().map(|queue| queue.tasks.get()))
+    /// Makes sure that the queue has seen many at a time.
+    async fn read_many(file: &Arc<OpenFile>) {
+        for _ in 0..8 {
+            join_all((0..32).map(|mark| read(file, mark))).await;
+        }
+    }
+
+    /// Whether this thread's queue, if it has one, has a ring.
+    fn has_ring_here() -> Option<bool> {
+        let has_ring = |queue: &Rc<Queue>| matches!(queue.ring.get(), Some(Some(_)));
+        HERE.with(|here| here.borrow().as_ref().map(has_ring))
     }
 
     #[test]
@@ -389,21 +357,19 @@ mod tests {
                     read(&file, mark).await;
                 }
             }
-            assert_eq!(tasks_here(), Some(Tasks::NotYet));
-            for _ in 0..8 {
-                join_all((0..32).map(|mark| read(&file, mark))).await;
-            }
-            assert_eq!(tasks_here(), Some(Tasks::Running));
+            assert_eq!(has_ring_here(), Some(false));
+            read_many(&file).await;
+            assert_eq!(has_ring_here(), Some(true));
             // More than have room: the others take the other way.
             let marks = (0..=u8::MAX).cycle().map(|mark| mark % 32);
             let crowd = marks.take(2 * TRANSFERS_MAX as usize).map(|mark| read(&file, mark));
             join_all(crowd).await;
             let queue = Queue::here().unwrap();
-            let under_way = queue.ring.get().unwrap().under_way();
+            let under_way = queue.ring.get().unwrap().as_ref().unwrap().under_way();
             assert_eq!((under_way, queue.load.elsewhere.get()), (0, 0));
         });
         // It went with its runtime.
-        assert!(tasks_here().is_none());
+        assert_eq!(has_ring_here(), None);
         assert_eq!(Arc::strong_count(&file), 1);
     }
 
@@ -417,10 +383,8 @@ mod tests {
             vec![Fault::One, Fault::Busy, Fault::Busy, Fault::One, Fault::Busy],
         ] {
             ring_runtime().unwrap().block_on(async {
-                for _ in 0..8 {
-                    join_all((0..32).map(|mark| read(&file, mark))).await;
-                }
-                assert_eq!(tasks_here(), Some(Tasks::Running));
+                read_many(&file).await;
+                assert_eq!(has_ring_here(), Some(true));
                 faults::set(faults);
                 join_all((0..16).map(|mark| read(&file, mark))).await;
                 assert!(faults::are_met());
@@ -450,9 +414,7 @@ mod tests {
     fn wakers_may_do_what_they_like_when_they_are_exchanged() {
         let (_kept, file) = blocks(32);
         ring_runtime().unwrap().block_on(async {
-            for _ in 0..8 {
-                join_all((0..32).map(|mark| read(&file, mark))).await;
-            }
+            read_many(&file).await;
             let own = Arc::clone(&file);
             let mut first = Box::pin(async move { read(&own, 1).await });
             assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -486,16 +448,12 @@ mod tests {
         let runtime = ring_runtime().unwrap();
         let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             runtime.block_on(async {
-                for _ in 0..8 {
-                    join_all((0..32).map(|mark| read(&file, mark))).await;
-                }
+                read_many(&file).await;
                 panic!("on purpose");
             });
         }));
         assert!(panics.is_err());
-        assert!(tasks_here().is_none());
-        for _ in 0..8 {
-            runtime.block_on(join_all((0..32).map(|mark| read(&file, mark))));
-        }
+        assert_eq!(has_ring_here(), None);
+        runtime.block_on(read_many(&file));
     }
 }

@@ -1,6 +1,8 @@
 //! Runtimes whose rings are set up for threads that serve.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 
 use compio::driver::ProactorBuilder;
 use compio::runtime::{Runtime, RuntimeBuilder};
@@ -33,4 +35,17 @@ pub fn ring_runtime() -> io::Result<Runtime> {
     register_here(&runtime);
     queue::install(&runtime);
     Ok(runtime)
+}
+
+/// Lets the other tasks of the thread run once.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -36,8 +36,9 @@ fn mark(number: u64, round: u64) -> u8 {
     u8::try_from((number * 7 + round * 13) % 251).unwrap()
 }
 
-/// Lets the queue see that there are many.
-async fn warm_up(storage: &UringStorage) {
+/// Fills the blocks with `mark`, and lets the queue see that there are many requests.
+async fn warm_up(storage: &UringStorage, mark: u8) {
+    join_all((0..DEPTH).map(|number| write_block(storage, number, mark))).await;
     for _ in 0..4 {
         join_all((0..DEPTH).map(|number| read_block(storage, number))).await;
     }
@@ -86,8 +87,7 @@ fn dropped_transfers_are_carried_out_and_settle_waits_for_them() {
     let scratch = scratch();
     let storage = UringStorage::open(&scratch.path, NEW_DIRECT).unwrap();
     ring_runtime().unwrap().block_on(async {
-        join_all((0..DEPTH).map(|number| write_block(&storage, number, 1))).await;
-        warm_up(&storage).await;
+        warm_up(&storage, 1).await;
         for round in 0..30 {
             let storage = &storage;
             let writes = (0..DEPTH).map(|number| {
@@ -108,8 +108,7 @@ fn memory_of_dropped_reads_is_not_written_to_by_the_kernel_later() {
     let scratch = scratch();
     let storage = UringStorage::open(&scratch.path, NEW_DIRECT).unwrap();
     ring_runtime().unwrap().block_on(async {
-        join_all((0..DEPTH).map(|number| write_block(&storage, number, 7))).await;
-        warm_up(&storage).await;
+        warm_up(&storage, 7).await;
         for _ in 0..50 {
             let reads = (0..DEPTH).map(|number| {
                 let storage = &storage;
@@ -133,8 +132,7 @@ fn a_runtime_ends_after_the_transfers_that_it_began() {
         let runtime = ring_runtime().unwrap();
         // Kept beyond the runtime, on purpose.
         let started = runtime.block_on(async {
-            join_all((0..DEPTH).map(|number| write_block(&storage, number, 0))).await;
-            warm_up(&storage).await;
+            warm_up(&storage, 0).await;
             let storage = &storage;
             start((0..DEPTH).map(|number| {
                 Box::pin(write_block(storage, number, mark(number, round))) as Request<'_>
@@ -161,8 +159,7 @@ fn errors_of_many_requests_are_those_of_one() {
     };
     let unwritable = UringStorage::open(&scratch.path, read_only).unwrap();
     ring_runtime().unwrap().block_on(async {
-        join_all((0..DEPTH).map(|number| write_block(&storage, number, 7))).await;
-        warm_up(&storage).await;
+        warm_up(&storage, 7).await;
         let writes = (0..DEPTH).map(|number| {
             let buffer = IoBuffer::zeroed(BLOCK);
             unwritable.write(block(number), buffer, Purpose::GuestData)

@@ -1,13 +1,11 @@
 //! A lane: one request after the other, each awaited.
 
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Instant;
 
 use async_lock::RwLock;
 use cowl::{BlockDevice, BlockError, ByteCount, Disk, GuestOffset};
-use cowl_storage::{IoBuffer, Storage};
+use cowl_storage::{IoBuffer, Storage, yield_now};
 
 use super::report::Lap;
 use super::{BenchError, BenchOptions};
@@ -67,7 +65,7 @@ pub(super) async fn lane<S: Storage>(
             return Err(error);
         }
         if index % REQUESTS_BEFORE_YIELD == 0 {
-            let_others_go_on().await;
+            yield_now().await;
         }
     }
     Ok(lap)
@@ -125,16 +123,4 @@ async fn flush_now<S: Storage>(
 ) -> Result<(), BlockError> {
     let _alone = if drain { Some(course.gate.write().await) } else { None };
     BlockDevice::flush(disk).await
-}
-
-async fn let_others_go_on() {
-    let mut is_second = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut is_second, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
