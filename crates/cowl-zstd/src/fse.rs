@@ -3,6 +3,55 @@
 use crate::Fault;
 use crate::bits::ForwardBits;
 
+/// A state of a table: what its code stands for, and the way to the next state. In one word, from
+/// the lowest bits on: the bits to read for the value (8 bits), those for the next state (8), what
+/// they are added to there (16), and what they are added to for the value (32).
+///
+/// Words of different tables may be added: no sum of three fields is more than its field can hold.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct State(u64);
+
+impl State {
+    pub(crate) const fn new(base: u32, extra: u8) -> Self {
+        Self((base as u64) << 32 | extra as u64)
+    }
+
+    #[inline(always)]
+    fn then(self, next: u32, width: u32) -> Self {
+        Self(self.0 | u64::from(next) << 16 | u64::from(width) << 8)
+    }
+
+    /// The bits of three states together.
+    #[inline(always)]
+    pub(crate) fn with(self, second: Self, third: Self) -> Self {
+        Self(self.0 + second.0 + third.0)
+    }
+
+    /// Added to the value.
+    #[inline(always)]
+    pub(crate) fn base(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// Bits of the value.
+    #[inline(always)]
+    pub(crate) fn extra(self) -> u32 {
+        u32::from(self.0.to_le_bytes()[0])
+    }
+
+    /// Added to the next state.
+    #[inline(always)]
+    pub(crate) fn next(self) -> u64 {
+        self.0 >> 16 & 0xffff
+    }
+
+    /// Bits of the next state.
+    #[inline(always)]
+    pub(crate) fn width(self) -> u32 {
+        u32::from(self.0.to_le_bytes()[1])
+    }
+}
+
 /// How probable each symbol is, in shares of a power of two. -1 is a share of less than one, which
 /// takes one state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,42 +129,50 @@ impl Shares {
         Ok(())
     }
 
-    /// Calls `put` with each state's number, symbol, bits to read for the next state and what
-    /// these are added to.
-    pub(crate) fn spread(&self, mut put: impl FnMut(usize, usize, u32, u32)) {
-        const STATES_MAX: usize = 512;
-        let states = 1_usize << self.log;
-        assert!(states <= STATES_MAX);
-        let mut symbols = [0_u8; STATES_MAX];
-        let mut next = [0_u32; Self::SYMBOLS_MAX];
-        // The rare ones come last, one state for each.
-        let mut behind = states;
+    /// Fills `states` with those of this table. `values` has what each symbol stands for.
+    pub(crate) fn spread(&self, values: &[State], states: &mut [State]) {
         let counts = &self.counts[..self.symbols];
-        for (symbol, &count) in counts.iter().enumerate() {
-            next[symbol] = u32::from(count.unsigned_abs());
-            if count < 0 {
-                behind -= 1;
-                symbols[behind] = byte(symbol);
+        spread(counts, self.log, &values[..counts.len()], &mut states[..1 << self.log]);
+    }
+}
+
+/// States of the largest table.
+const STATES_MAX: usize = 512;
+
+#[multiversion::multiversion(targets("x86_64+bmi1+bmi2+lzcnt"))]
+fn spread(counts: &[i16], log: u32, values: &[State], states: &mut [State]) {
+    // A power of two above the number of symbols: no index into it is beyond its end.
+    const SYMBOLS: usize = Shares::SYMBOLS_MAX.next_power_of_two();
+    let mut symbols = [0_u8; STATES_MAX];
+    // What each symbol stands for, and how many states it has and there were of it.
+    let mut next = [(State::default(), 0_u32); SYMBOLS];
+    // The rare ones come last, one state for each.
+    let mut behind = states.len();
+    for (symbol, (&count, &value)) in counts.iter().zip(values).enumerate() {
+        next[symbol % SYMBOLS] = (value, u32::from(count.unsigned_abs()));
+        if count < 0 {
+            behind -= 1;
+            symbols[behind % STATES_MAX] = byte(symbol);
+        }
+    }
+    let step = (states.len() >> 1) + (states.len() >> 3) + 3;
+    let last = states.len() - 1;
+    let mut state = 0;
+    for (symbol, &count) in (0..).zip(counts) {
+        for _ in 0..count.max(0) {
+            symbols[state % STATES_MAX] = symbol;
+            state = (state + step) & last;
+            while behind <= state {
+                state = (state + step) & last;
             }
         }
-        let step = (states >> 1) + (states >> 3) + 3;
-        let mut state = 0;
-        for (symbol, &count) in counts.iter().enumerate() {
-            for _ in 0..count.max(0) {
-                symbols[state] = byte(symbol);
-                state = (state + step) & (states - 1);
-                while behind <= state {
-                    state = (state + step) & (states - 1);
-                }
-            }
-        }
-        for (state, &symbol) in symbols[..states].iter().enumerate() {
-            let symbol = usize::from(symbol);
-            let share = next[symbol];
-            next[symbol] += 1;
-            let bits = self.log - share.ilog2();
-            put(state, symbol, bits, (share << bits) - (1 << self.log));
-        }
+    }
+    for (state, &symbol) in states.iter_mut().zip(&symbols) {
+        let (value, share) = &mut next[usize::from(symbol) % SYMBOLS];
+        // As many as make the share, which is not 0, as long as the number of states.
+        let bits = log + share.leading_zeros() - (u32::BITS - 1);
+        *state = value.then((*share << bits) - (1 << log), bits);
+        *share += 1;
     }
 }
 

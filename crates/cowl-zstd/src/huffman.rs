@@ -2,7 +2,8 @@
 
 use crate::Fault;
 use crate::bits::{BackwardBits, MarkedBits};
-use crate::fse::Shares;
+use crate::fse::{Shares, State};
+use crate::states::numbers;
 
 /// Bits of the longest code.
 const CODE_MAX: u32 = 11;
@@ -59,8 +60,9 @@ impl Codes {
     /// Codes by their weights (section 4.2.1.3). The last weight is what makes the sum a power of
     /// two.
     fn fill(&mut self, weights: &mut Weights) -> Result<(), Fault> {
-        let share = |weight: u8| (1_u32 << weight) >> 1;
-        let sum: u32 = weights.all().iter().map(|&weight| share(weight)).sum();
+        let share = |weight: usize| (1_usize << weight) >> 1;
+        let shares = (0..).zip(weights.counts).map(|(weight, count)| count * share(weight));
+        let sum: usize = shares.sum();
         if sum == 0 {
             return Err(Fault::Table);
         }
@@ -69,31 +71,21 @@ impl Codes {
         if CODE_MAX < length_max || !left.is_power_of_two() {
             return Err(Fault::Table);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
-        weights.push((left.ilog2() + 1) as u8)?;
+        weights.push_number(u64::from(left.ilog2() + 1))?;
         // There are no codes of the greatest length, and so of the lowest weight, but in pairs.
-        if !weights.all().contains(&1) {
+        if weights.counts[1] == 0 {
             return Err(Fault::Table);
         }
         // Longer codes, of lower weights, come first.
-        let scale = CODE_MAX - length_max;
-        let mut starts = [0_usize; CODE_MAX as usize + 2];
-        for &weight in weights.all() {
-            starts[usize::from(weight) + 1] += (share(weight) as usize) << scale;
-        }
-        for weight in 1..starts.len() {
-            starts[weight] += starts[weight - 1];
-        }
-        for (symbol, &weight) in (0..=u8::MAX).zip(weights.all()) {
-            if weight == 0 {
-                continue;
-            }
-            let start = &mut starts[usize::from(weight)];
-            let end = *start + ((share(weight) as usize) << scale);
-            #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
-            let length = (length_max + 1) as u8 - weight;
-            self.table[*start..end].fill(Code::from_le_bytes([length, symbol]));
-            *start = end;
+        let sorted = weights.sorted();
+        let mut symbols = &sorted[weights.counts[0]..];
+        let mut table = &mut self.table[..];
+        for (weight, length) in (1..).zip((1..=length_max).rev()) {
+            let share = share(weight) << (CODE_MAX - length_max);
+            let (of_weight, others) = symbols.split_at(weights.counts[weight]);
+            let (codes, rest) = table.split_at_mut(of_weight.len() * share);
+            put_all(codes, share, of_weight, length);
+            (symbols, table) = (others, rest);
         }
         Ok(())
     }
@@ -172,6 +164,28 @@ impl Codes {
     }
 }
 
+/// Fills `codes` with the codes of symbols that have `length` bits, each `share` times.
+fn put_all(codes: &mut [Code], share: usize, symbols: &[u8], length: u32) {
+    match share {
+        1 => put::<1>(codes, 1, symbols, length),
+        2 => put::<2>(codes, 2, symbols, length),
+        4 => put::<4>(codes, 4, symbols, length),
+        8 => put::<8>(codes, 8, symbols, length),
+        _ => put::<16>(codes, share, symbols, length),
+    }
+}
+
+/// The same where the share is a multiple of `AT_ONCE`.
+#[inline(always)]
+fn put<const AT_ONCE: usize>(codes: &mut [Code], share: usize, symbols: &[u8], length: u32) {
+    for (codes, &symbol) in codes.chunks_exact_mut(share).zip(symbols) {
+        let code = Code::from_le_bytes([length.to_le_bytes()[0], symbol]);
+        for codes in codes.as_chunks_mut::<AT_ONCE>().0 {
+            *codes = [code; AT_ONCE];
+        }
+    }
+}
+
 /// Four parts of one length, but for the last one, which may be shorter.
 #[inline(always)]
 fn quarters(output: &mut [u8]) -> [&mut [u8]; 4] {
@@ -220,11 +234,13 @@ fn decode_in_turns(
 struct Weights {
     weights: [u8; 256],
     count: usize,
+    /// How many symbols have each weight.
+    counts: [usize; CODE_MAX as usize + 1],
 }
 
 impl Weights {
     fn new() -> Self {
-        Self { weights: [0; 256], count: 0 }
+        Self { weights: [0; 256], count: 0, counts: [0; CODE_MAX as usize + 1] }
     }
 
     fn all(&self) -> &[u8] {
@@ -237,34 +253,51 @@ impl Weights {
         }
         self.weights[self.count] = weight;
         self.count += 1;
+        self.counts[usize::from(weight)] += 1;
         Ok(())
+    }
+
+    fn push_number(&mut self, weight: u64) -> Result<(), Fault> {
+        self.push(u8::try_from(weight).map_err(|_| Fault::Table)?)
+    }
+
+    /// The symbols, those of lower weights first.
+    fn sorted(&self) -> [u8; 256] {
+        let mut places = self.counts;
+        let mut sum = 0;
+        for place in &mut places {
+            (*place, sum) = (sum, sum + *place);
+        }
+        let mut sorted = [0; 256];
+        for (symbol, &weight) in (0..=u8::MAX).zip(self.all()) {
+            let place = &mut places[usize::from(weight)];
+            sorted[*place % 256] = symbol;
+            *place += 1;
+        }
+        sorted
     }
 
     /// Weights that are coded themselves, by two states in turns (section 4.2.1.2).
     fn read_coded(&mut self, frame: &[u8], start: usize, end: usize) -> Result<(), Fault> {
         const LOG_MAX: u32 = 6;
+        const WEIGHTS: [State; CODE_MAX as usize + 1] = numbers(0, &[]);
         let description = frame.get(start..end).ok_or(Fault::Short)?;
-        let (shares, length) = Shares::read(description, CODE_MAX as usize + 1, LOG_MAX)?;
-        // The symbol of each state, the bits to the next one, and what they are added to.
-        let mut table = [(0_u8, 0_u32, 0_usize); 1 << LOG_MAX];
-        shares.spread(|state, symbol, bits, base| {
-            #[expect(clippy::cast_possible_truncation, reason = "at most 11")]
-            let symbol = symbol as u8;
-            table[state] = (symbol, bits, base as usize);
-        });
+        let (shares, length) = Shares::read(description, WEIGHTS.len(), LOG_MAX)?;
+        let mut table = [State::default(); 1 << LOG_MAX];
+        shares.spread(&WEIGHTS, &mut table);
         let mut bits = BackwardBits::new(frame, start + length, end)?;
         if bits.left() < 2 * shares.log() {
             return Err(Fault::Stream);
         }
         let mut states = [bits.read(shares.log())?, bits.read(shares.log())?];
         loop {
-            let (symbol, width, base) = table[states[0]];
-            self.push(symbol)?;
-            if bits.left() < width {
-                return self.push(table[states[1]].0);
+            let state = table[states[0]];
+            self.push_number(state.base())?;
+            if bits.left() < state.width() {
+                return self.push_number(table[states[1]].base());
             }
-            let next = base + bits.read(width)?;
-            states = [states[1], next];
+            let next = usize::try_from(state.next()).map_err(|_| Fault::Table)?;
+            states = [states[1], next + bits.read(state.width())?];
         }
     }
 }

@@ -7,8 +7,9 @@ use core::ops::Range;
 use crate::Fault;
 use crate::bits::{BackwardBits, low};
 use crate::copy::{copy_literals, copy_match};
+use crate::fse::State;
 use crate::literals::Literals;
-use crate::states::{LITERAL_LENGTHS, MATCH_LENGTHS, OFFSETS, State, Table};
+use crate::states::{LITERAL_LENGTHS, MATCH_LENGTHS, OFFSETS, Table};
 
 /// Tables, and the last offsets: what a block may use of the one before it.
 pub(crate) struct Sequences {

@@ -2,55 +2,7 @@
 //! (RFC 8878, sections 3.1.1.3.2.1 and 3.1.1.3.2.2).
 
 use crate::Fault;
-use crate::fse::Shares;
-
-/// A state of a table: what its code stands for, and the way to the next state. In one word, from
-/// the lowest bits on: the bits to read for the value (8 bits), those for the next state (8), what
-/// they are added to there (16), and what they are added to for the value (32).
-///
-/// Words of different tables may be added: no sum of three fields is more than its field can hold.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct State(u64);
-
-impl State {
-    const fn new(base: u32, extra: u8) -> Self {
-        Self((base as u64) << 32 | extra as u64)
-    }
-
-    fn then(self, next: u32, width: u32) -> Self {
-        Self(self.0 | u64::from(next) << 16 | u64::from(width) << 8)
-    }
-
-    /// The bits of three states together.
-    #[inline(always)]
-    pub(crate) fn with(self, second: Self, third: Self) -> Self {
-        Self(self.0 + second.0 + third.0)
-    }
-
-    /// Added to the value.
-    #[inline(always)]
-    pub(crate) fn base(self) -> u64 {
-        self.0 >> 32
-    }
-
-    /// Bits of the value.
-    #[inline(always)]
-    pub(crate) fn extra(self) -> u32 {
-        u32::from(self.0.to_le_bytes()[0])
-    }
-
-    /// Added to the next state.
-    #[inline(always)]
-    pub(crate) fn next(self) -> u64 {
-        self.0 >> 16 & 0xffff
-    }
-
-    /// Bits of the next state.
-    #[inline(always)]
-    pub(crate) fn width(self) -> u32 {
-        u32::from(self.0.to_le_bytes()[1])
-    }
-}
+use crate::fse::{Shares, State};
 
 /// The states of one kind of code.
 pub(crate) struct Table<const STATES: usize> {
@@ -62,7 +14,7 @@ pub(crate) struct Table<const STATES: usize> {
 
 impl<const STATES: usize> Table<STATES> {
     pub(crate) const fn new() -> Self {
-        Self { states: [State(0); STATES], log: 0, is_known: false }
+        Self { states: [State::new(0, 0); STATES], log: 0, is_known: false }
     }
 
     /// The table of the block before is no table for the next one.
@@ -105,9 +57,7 @@ impl<const STATES: usize> Table<STATES> {
 
     fn spread(&mut self, kind: &Kind, shares: &Shares) {
         self.log = shares.log();
-        shares.spread(|state, symbol, width, next| {
-            self.states[state] = kind.values[symbol].then(next, width);
-        });
+        shares.spread(kind.values, &mut self.states);
     }
 
     #[inline(always)]
@@ -125,7 +75,7 @@ pub(crate) struct Kind {
 }
 
 pub(crate) const LITERAL_LENGTHS: Kind = Kind {
-    values: &lengths::<36>(0, &LITERAL_EXTRA),
+    values: &numbers::<36>(0, &LITERAL_EXTRA),
     shares: &[
         4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1,
         1, 1, -1, -1, -1, -1,
@@ -134,7 +84,7 @@ pub(crate) const LITERAL_LENGTHS: Kind = Kind {
 };
 
 pub(crate) const MATCH_LENGTHS: Kind = Kind {
-    values: &lengths::<53>(3, &MATCH_EXTRA),
+    values: &numbers::<53>(3, &MATCH_EXTRA),
     shares: &[
         1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
         1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
@@ -155,9 +105,9 @@ const LITERAL_EXTRA: [u8; 20] = [1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 
 const MATCH_EXTRA: [u8; 21] =
     [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
-/// Lengths from `first` on: as many for each code as its extra bits tell apart.
-const fn lengths<const CODES: usize>(first: u32, extra: &[u8]) -> [State; CODES] {
-    let mut values = [State(0); CODES];
+/// Numbers from `first` on: as many for each code as its extra bits tell apart.
+pub(crate) const fn numbers<const CODES: usize>(first: u32, extra: &[u8]) -> [State; CODES] {
+    let mut values = [State::new(0, 0); CODES];
     let single = CODES - extra.len();
     let mut base = first;
     let mut code = 0;
@@ -172,7 +122,7 @@ const fn lengths<const CODES: usize>(first: u32, extra: &[u8]) -> [State; CODES]
 
 /// As many extra bits as the code says, below a bit that is set.
 const fn offsets() -> [State; 32] {
-    let mut values = [State(0); 32];
+    let mut values = [State::new(0, 0); 32];
     let mut code = 0;
     while code < 32 {
         values[code as usize] = State::new(1 << code, code);
