@@ -45,8 +45,24 @@ pub struct Run {
 
 impl Run {
     /// The run at `guest` within its own cluster.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn in_cluster(
+        mapping: ClusterMapping,
+        is_sole_owner: bool,
+        guest: GuestOffset,
+        geometry: Geometry,
+    ) -> Self {
+        let ClusterMapping::Data { host } = mapping else {
+            return Self::in_special_cluster(mapping, is_sole_owner, guest, geometry);
+        };
+        let skip = geometry.offset_in_cluster(guest);
+        let length = ByteCount::new(geometry.cluster_size()) - skip;
+        Self { length, kind: RunKind::Data { host: host + skip }, is_sole_owner }
+    }
+
+    /// The same; most clusters hold data, all of it.
+    #[inline(never)]
+    fn in_special_cluster(
         mapping: ClusterMapping,
         is_sole_owner: bool,
         guest: GuestOffset,
