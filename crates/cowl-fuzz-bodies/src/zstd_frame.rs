@@ -10,7 +10,7 @@ const LENGTH_MAX: usize = 2 << 20;
 /// # Panics
 ///
 /// When a start is not that of what the library decodes, shorter than what was asked for, or not
-/// the same in other memory.
+/// the same in other memory or with less of it.
 pub fn zstd(data: &[u8]) {
     let Some((&reach, stream)) = data.split_first() else { return };
     let Ok(Some(length)) = zstd_safe::get_frame_content_size(stream) else { return };
@@ -21,13 +21,17 @@ pub fn zstd(data: &[u8]) {
     let reach = length * (usize::from(reach % 16) + 1) / 16;
     let mut decoder = cowl_zstd::Decoder::new();
     let mut first = vec![0; length];
-    let result = decoder.decode(stream, &mut first, reach);
+    let result = decoder.decode(stream, length, &mut first, reach);
     // Nothing may come from what was in the memory before, the decoder's included.
     let mut again = vec![0xff; length];
-    assert_eq!(decoder.decode(stream, &mut again, reach), result);
+    assert_eq!(decoder.decode(stream, length, &mut again, reach), result);
     assert!(result.is_err() || result.is_ok_and(|done| first[..done] == again[..done]));
+    // Nor may it matter how much room there is behind what is asked for.
+    let short = decoder.decode(stream, length, &mut again[..reach], reach);
+    assert_eq!(short, result.map(|done| done.min(reach)));
+    assert!(short.is_err() || first[..reach] == again[..reach]);
     // What is sound to its end is so for the library; a start may lie before damage.
-    if decoder.decode(stream, &mut again, length + 1).is_ok() {
+    if decoder.decode(stream, length, &mut again, length + 1).is_ok() {
         assert!(by_library(stream, length).is_some_and(|whole| whole == again));
     }
     let Ok(done) = result else { return };

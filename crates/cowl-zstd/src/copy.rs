@@ -10,8 +10,8 @@ const CHUNK: u32 = 16;
 /// Bytes that literals must be followed by, so that all of them are copied in chunks.
 pub(crate) const MARGIN: usize = CHUNK as usize;
 
-/// Copies `length` bytes of `literals` from `from` on to `output` from `to` on; up to 15 bytes
-/// behind them may be overwritten.
+/// Copies `length` bytes of `literals` from `from` on to `output` from `to` on, as many as there is
+/// room for; up to 15 bytes behind them may be overwritten.
 #[inline(always)]
 pub(crate) fn copy_literals(
     literals: &[u8],
@@ -29,9 +29,9 @@ pub(crate) fn copy_literals(
     copy_long(literals, from, output, to, length)
 }
 
-/// Copies `length` bytes of `output` from `distance` before `to` on to `to`; those that are
-/// written are read again where the distance is shorter. Up to 15 bytes behind them may be
-/// overwritten.
+/// Copies `length` bytes of `output` from `distance` before `to` on to `to`, as many as there is
+/// room for; those that are written are read again where the distance is shorter. Up to 15 bytes
+/// behind them may be overwritten.
 #[inline(always)]
 pub(crate) fn copy_match(
     output: &mut [u8],
@@ -77,7 +77,10 @@ fn copy_long(
 ) -> Result<(), Fault> {
     let (from, to, length) = (from as usize, to as usize, length as usize);
     let input = literals.get(from..from + length).ok_or(Fault::Sequence)?;
-    output.get_mut(to..to + length).ok_or(Fault::Room)?.copy_from_slice(input);
+    let end = output.len().min(to + length);
+    if let Some(room) = output.get_mut(to..end) {
+        room.copy_from_slice(&input[..room.len()]);
+    }
     Ok(())
 }
 
@@ -98,10 +101,14 @@ fn copy_far(output: &mut [u8], mut to: u32, distance: u32, length: u32) -> Resul
 #[inline(never)]
 fn copy_near(output: &mut [u8], to: u32, distance: u32, length: u32) -> Result<(), Fault> {
     let (to, distance, length) = (to as usize, distance as usize, length as usize);
-    let output = output.get_mut(..to + length).ok_or(Fault::Room)?;
     if to < distance || distance == 0 {
         return Err(Fault::Sequence);
     }
+    let end = output.len().min(to + length);
+    if end <= to {
+        return Ok(());
+    }
+    let output = &mut output[..end];
     let from = to - distance;
     if distance == 1 {
         let byte = output[from];
@@ -154,9 +161,28 @@ mod tests {
                 assert_eq!(result, Err(Fault::Sequence), "{distance}, {length}");
             }
         }
-        assert_eq!(copy_match(&mut output, 100, 50, 101), Err(Fault::Room));
-        assert_eq!(copy_match(&mut output, 100, 2, 101), Err(Fault::Room));
-        assert_eq!(copy_match(&mut output, 190, 50, u32::MAX), Err(Fault::Room));
+    }
+
+    #[test]
+    fn what_has_no_room_is_not_copied() {
+        let known: Vec<u8> = (0..100).collect();
+        for distance in [1, 2, 15, 16, 17, 50] {
+            for (to, length) in [(90, 11), (90, 40), (99, 3), (100, 3), (100, 40), (103, 17)] {
+                let mut output = known.clone();
+                let mut expected = known.clone();
+                for at in to..output.len() {
+                    expected[at] = expected[at - distance];
+                }
+                let [to, distance] = [to, distance].map(|value| u32::try_from(value).unwrap());
+                let result = copy_match(&mut output, to, distance, length);
+                assert_eq!((result, &output), (Ok(()), &expected), "{to}, {distance}, {length}");
+                let mut output = known.clone();
+                copy_literals(&[7; 60], 5, &mut output, to, length).unwrap();
+                let end = known.len().min(to as usize);
+                assert_eq!(output[..end], known[..end]);
+                assert!(output[end..].iter().all(|byte| *byte == 7));
+            }
+        }
     }
 
     #[test]
@@ -171,6 +197,5 @@ mod tests {
         }
         let mut output = [0; 60];
         assert_eq!(copy_literals(&literals, 50, &mut output, 0, 11), Err(Fault::Sequence));
-        assert_eq!(copy_literals(&literals, 0, &mut output, 50, 11), Err(Fault::Room));
     }
 }

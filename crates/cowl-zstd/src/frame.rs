@@ -1,5 +1,7 @@
 //! The header of a frame, and its blocks (RFC 8878, sections 3.1.1.1 and 3.1.1.2).
 
+use core::ops::Range;
+
 use crate::Fault;
 use crate::literals::Literals;
 use crate::sequences::Sequences;
@@ -23,12 +25,12 @@ impl Decoder {
         Self { literals: Literals::new(), sequences: Sequences::new() }
     }
 
-    /// Decodes the frame that `stream` begins with, whose length is that of `output` (less than 4
-    /// GiB), to the start of `output`, until it has `reach` bytes at least. Returns how many it
-    /// has. Bytes behind them may have changed, also where this fails.
+    /// Decodes the frame that `stream` begins with, which has `length` bytes of content (less than 2
+    /// GiB), to the start of `output`, until that has `reach` bytes at least or is full. Returns how
+    /// many it has. Bytes behind them may have changed, also where this fails.
     ///
-    /// What the frame says behind that place is not looked at, nor whether it is sound. A `reach`
-    /// of more than the length has all of the frame looked at.
+    /// What the frame says behind that place is not looked at, nor whether it is sound. Where there
+    /// is room for all of it, a `reach` of more than the length has all of it looked at.
     ///
     /// # Errors
     ///
@@ -36,54 +38,64 @@ impl Decoder {
     pub fn decode(
         &mut self,
         stream: &[u8],
+        length: usize,
         output: &mut [u8],
         reach: usize,
     ) -> Result<usize, Fault> {
-        u32::try_from(output.len()).map_err(|_| Fault::Kind)?;
-        let mut at = header_length(stream, output.len())?;
+        i32::try_from(length).map_err(|_| Fault::Kind)?;
+        let room = length.min(output.len());
+        let output = &mut output[..room];
+        // One byte more than there is room for tells that the frame has it.
+        let reach = reach.min(room + 1);
+        let mut at = header_length(stream, length)?;
         self.literals.forget();
         self.sequences.forget();
         let mut done = 0;
         let mut is_last = false;
         while done < reach && !is_last {
-            let block = Block::read(stream, at, output.len())?;
-            done = self.decode_block(stream, &block, output, done, reach)?;
+            let block = Block::read(stream, at, length)?;
+            // No block has more, nor may this one have more than the frame has left.
+            let end_max = length.min(done + block.length_max);
+            done = self.decode_block(stream, &block, output, done..end_max, reach)?;
             (at, is_last) = (block.end, block.is_last);
         }
-        match reach.min(output.len()) <= done {
-            true => Ok(done),
+        match reach.min(room) <= done {
+            true => Ok(done.min(room)),
             false => Err(Fault::Short),
         }
     }
 
-    /// Decodes one block behind the `done` bytes that `output` has. Returns how many these are
-    /// then.
+    /// Decodes one block to `place.start` of the content, whose end is at `place.end` at most, as
+    /// far as `output` has room. Returns how many bytes of content are decoded then.
     fn decode_block(
         &mut self,
         stream: &[u8],
         block: &Block,
         output: &mut [u8],
-        done: usize,
+        place: Range<usize>,
         reach: usize,
     ) -> Result<usize, Fault> {
         let body = stream.get(block.body..block.end).ok_or(Fault::Short)?;
-        // No block has more, nor may this one have more than there is room for.
-        let room = block.length_max.min(output.len() - done);
         let length = match block.kind {
             Kind::Raw | Kind::Run => block.length,
             Kind::Compressed => {
-                let sequences = self.literals.read(stream, block.body, block.end, room)?;
-                let (output, literals) = (&mut output[..done + room], &self.literals);
+                let literals = &mut self.literals;
+                let sequences = literals.read(stream, block.body, block.end, place.len())?;
                 let section = sequences..block.end;
-                return self.sequences.run(stream, section, literals, output, done, reach);
+                return self.sequences.run(stream, section, literals, output, place, reach);
             }
         };
-        let output = output.get_mut(done..done + length).ok_or(Fault::Room)?;
+        if place.len() < length {
+            return Err(Fault::Room);
+        }
+        let end = place.start + length;
+        let room = end.min(output.len());
+        let output = &mut output[place.start..room];
         match block.kind {
             Kind::Run => output.fill(*body.first().ok_or(Fault::Short)?),
-            _ => output.copy_from_slice(body),
+            _ => output.copy_from_slice(&body[..output.len()]),
         }
-        Ok(done + length)
+        Ok(end)
     }
 }
 

@@ -54,23 +54,23 @@ impl Sequences {
         self.recent = RECENT;
     }
 
-    /// Does the sequences that `frame[section]` describes, with the block's literals, behind the
-    /// `done` bytes of `output`, until the block ends or there are `reach` bytes. Returns how many
-    /// there are then.
+    /// Does the sequences that `frame[section]` describes, with the block's literals, from
+    /// `place.start` of the content on, until the block ends or there are `reach` bytes, as far as
+    /// `output` has room. Returns how many bytes of content there are then, `place.end` at most.
     pub(crate) fn run(
         &mut self,
         frame: &[u8],
         section: Range<usize>,
         literals: &Literals,
         output: &mut [u8],
-        done: usize,
+        place: Range<usize>,
         reach: usize,
     ) -> Result<usize, Fault> {
         let (start, end) = (section.start, section.end);
         let section = frame.get(section).ok_or(Fault::Short)?;
         let (count, mut body) = count(section)?;
         let mut taken = 0;
-        let mut done = done;
+        let mut done = place.start;
         if 0 < count {
             let &modes = section.get(body).ok_or(Fault::Short)?;
             if modes & 3 != 0 {
@@ -83,7 +83,8 @@ impl Sequences {
             tables.match_lengths.read(modes >> 2, &MATCH_LENGTHS, section, &mut body)?;
             let bits = BackwardBits::new(frame, start + body, end)?;
             let before = u32::try_from(done).map_err(|_| Fault::Room)?;
-            let wanted = u32::try_from(reach).map_err(|_| Fault::Room)?;
+            // More than the block may have is not wanted: it is refused below.
+            let wanted = u32::try_from(reach.min(place.end + 1)).map_err(|_| Fault::Room)?;
             let recent = &mut self.recent;
             let progress =
                 run_coded(tables, recent, bits, count, literals.all(), output, before, wanted)?;
@@ -91,22 +92,31 @@ impl Sequences {
             if literals.length() < taken {
                 return Err(Fault::Sequence);
             }
+            if place.end < done {
+                return Err(Fault::Room);
+            }
         } else if body != section.len() {
             return Err(Fault::Block);
         }
         if done < reach {
             // What no sequence took.
             let rest = &literals.all()[taken..literals.length()];
-            let room = output.get_mut(done..done + rest.len()).ok_or(Fault::Room)?;
-            room.copy_from_slice(rest);
+            let start = done;
             done += rest.len();
+            if place.end < done {
+                return Err(Fault::Room);
+            }
+            let end = done.min(output.len());
+            if let Some(room) = output.get_mut(start..end) {
+                room.copy_from_slice(&rest[..room.len()]);
+            }
         }
         Ok(done)
     }
 }
 
 /// Does `count` sequences behind the `done` bytes of `output`, or as many as it takes for `reach`
-/// bytes.
+/// bytes. What `output` has no room for is counted and not copied.
 ///
 /// Literals that are not there are taken from behind them, as long as there is something: the
 /// caller looks at how many were taken.

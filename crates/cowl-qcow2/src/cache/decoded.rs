@@ -15,7 +15,7 @@ use cowl_format::{CompressedDescriptor, CompressionType, GuestOffset};
 use cowl_storage::{IoBuffer, Purpose, Storage};
 
 use crate::cache::async_lru::{AsyncLruCacheBackend, Charge};
-use crate::request::{Decoded, Decompressor, Spares};
+use crate::request::{ClusterSpares, Decoded, Decompressor, Spares};
 use crate::sync::OnceCell;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{Error, Offload, host, offload};
@@ -44,10 +44,7 @@ impl Drop for DecodedCluster {
     fn drop(&mut self) {
         let whole = self.whole.take();
         for decoded in [Some(std::mem::take(&mut self.first)), whole].into_iter().flatten() {
-            let memory = decoded.into_memory();
-            if self.tools.cluster_len <= memory.len() {
-                self.tools.outputs.give_back(memory);
-            }
+            self.tools.outputs.give_back(decoded.into_memory());
         }
     }
 }
@@ -79,8 +76,8 @@ impl core::hash::Hash for DecodedKey {
 /// How much longer than a cluster a buffer for a stream is: streams are found by whole sectors.
 const STREAM_EXCESS_MAX: usize = 512;
 
-/// Memory of buffers for streams that is kept, in bytes, and as much for clusters: what a few dozen
-/// loads at once use.
+/// Memory of buffers for streams that is kept, in bytes, as much for clusters, and as much for the
+/// first bytes of some: what a few dozen loads at once use.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// Loads decoded clusters of one image.
@@ -104,7 +101,7 @@ impl<S: Storage> DecodedBackend<S> {
             cluster_len,
             buffer_len: cluster_len + STREAM_EXCESS_MAX,
             buffers: Spares::new(SPARE_BYTES_MAX / cluster_len),
-            outputs: Spares::new(SPARE_BYTES_MAX / cluster_len),
+            outputs: ClusterSpares::new(cluster_len, SPARE_BYTES_MAX),
         };
         let next = AtomicU64::new(u64::MAX);
         Self { file: Arc::clone(file), tools: Arc::new(tools), offload, next }
@@ -151,8 +148,7 @@ struct Tools {
     cluster_len: usize,
     buffer_len: usize,
     buffers: Spares<IoBuffer>,
-    /// Of one cluster each.
-    outputs: Spares<Vec<u8>>,
+    outputs: ClusterSpares,
 }
 
 impl Tools {
@@ -168,16 +164,12 @@ impl Tools {
     }
 
     fn decompress(&self, stream: IoBuffer, reach: usize) -> Result<Decoded, &'static str> {
-        let output = self.outputs.take().unwrap_or_default();
+        let output = self.outputs.take(self.decompressor.room_for(reach));
         let decoded = self.decompressor.decompress(&stream, reach, output);
         if stream.capacity() == self.buffer_len {
             self.buffers.give_back(stream);
         }
-        let (decoded, memory) = decoded?.shrunk();
-        if let Some(memory) = memory {
-            self.outputs.give_back(memory);
-        }
-        Ok(decoded)
+        decoded
     }
 }
 

@@ -24,6 +24,7 @@ const BROKEN: Fault = "the stream is damaged";
 /// The first bytes of a cluster, or all of them.
 #[derive(Default)]
 pub(crate) struct Decoded {
+    /// It may have more room than there are bytes.
     memory: Vec<u8>,
     length: usize,
 }
@@ -37,15 +38,6 @@ impl Decoded {
     /// Bytes of memory that are taken.
     pub(crate) fn capacity(&self) -> usize {
         self.memory.capacity()
-    }
-
-    /// In no more memory than its bytes need, and the memory that it had; nothing where it needs
-    /// all of that.
-    pub(crate) fn shrunk(self) -> (Self, Option<Vec<u8>>) {
-        if self.length == self.memory.len() {
-            return (self, None);
-        }
-        (Self::from(self.to_vec()), Some(self.memory))
     }
 }
 
@@ -80,8 +72,17 @@ impl Decompressor {
         Self { kind, cluster_len, deflate, zstd, zstd_first: Spares::new(usize::MAX) }
     }
 
-    /// The cluster that `stream` begins with, in the memory of `output` where that has room: its
-    /// first `reach` bytes, and as many more as are no more work.
+    /// How many bytes have room for the first `reach` of a cluster.
+    pub(crate) fn room_for(&self, reach: usize) -> usize {
+        match self.kind {
+            CompressionType::Zlib => self.cluster_len,
+            CompressionType::Zstd => reach,
+        }
+    }
+
+    /// The cluster that `stream` begins with: its first `reach` bytes, and as many more as are no
+    /// more work and have room in `output`, whose memory is used. That is made longer where it is
+    /// shorter than [`room_for`](Self::room_for) these bytes.
     pub(crate) fn decompress(
         &self,
         stream: &[u8],
@@ -107,9 +108,9 @@ impl Decompressor {
 
     fn unzstd(&self, stream: &[u8], reach: usize, mut output: Vec<u8>) -> Result<Decoded, Fault> {
         if reach < self.cluster_len {
-            output.resize(self.cluster_len, 0);
+            output.resize(output.len().clamp(reach, self.cluster_len), 0);
             let mut decoder = self.zstd_first.take().unwrap_or_default();
-            let first = decoder.decode(stream, &mut output, reach);
+            let first = decoder.decode(stream, self.cluster_len, &mut output, reach);
             self.zstd_first.give_back(decoder);
             if let Ok(length) = first {
                 return Ok(Decoded { memory: output, length });

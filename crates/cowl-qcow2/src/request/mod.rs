@@ -19,6 +19,6 @@ pub(crate) use compress::Compressors;
 pub(crate) use decompress::{Decoded, Decompressor};
 pub(crate) use epochs::{Epochs, Pin};
 pub use read::HostPlace;
-pub(crate) use spares::Spares;
+pub(crate) use spares::{ClusterSpares, Spares};
 pub(crate) use write::Pressure;
 pub(crate) use zero::Clear;

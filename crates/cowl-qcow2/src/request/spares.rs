@@ -24,3 +24,80 @@ impl<T> Spares<T> {
         }
     }
 }
+
+/// Memory for clusters and for the first bytes of clusters, in sizes of up to a cluster: who needs
+/// a part of one takes, and keeps, little more than that.
+pub(crate) struct ClusterSpares {
+    /// Those of one step, of two, and so on.
+    by_steps: Vec<Spares<Vec<u8>>>,
+    step: usize,
+}
+
+impl ClusterSpares {
+    /// How many sizes there are where clusters have as many sectors.
+    const SIZES: usize = 16;
+
+    /// Keeps up to `bytes_max` bytes in whole clusters, and as much in all smaller sizes together.
+    pub(crate) fn new(cluster_len: usize, bytes_max: usize) -> Self {
+        const SECTOR: usize = 512;
+        let step = (cluster_len / Self::SIZES).max(SECTOR);
+        let sizes = cluster_len / step;
+        let spares = |steps| {
+            let share = if steps == sizes { bytes_max } else { bytes_max / sizes };
+            Spares::new(share / (steps * step))
+        };
+        Self { by_steps: (1..=sizes).map(spares).collect(), step }
+    }
+
+    /// At least `length` bytes of memory, at most a cluster as `length` is, with anything in it.
+    pub(crate) fn take(&self, length: usize) -> Vec<u8> {
+        let steps = length.div_ceil(self.step).max(1);
+        let kept = self.by_steps.get(steps - 1).and_then(Spares::take);
+        kept.unwrap_or_else(|| vec![0; steps * self.step])
+    }
+
+    /// Keeps `memory` if it has one of the sizes.
+    pub(crate) fn give_back(&self, memory: Vec<u8>) {
+        let steps = memory.len() / self.step;
+        if steps * self.step == memory.len()
+            && let Some(spares) = steps.checked_sub(1).and_then(|index| self.by_steps.get(index))
+        {
+            spares.give_back(memory);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ClusterSpares;
+
+    #[test]
+    fn memory_of_each_size_comes_back() {
+        for (cluster_len, step) in [(512, 512), (4096, 512), (1 << 16, 4096), (1 << 21, 1 << 17)] {
+            let spares = ClusterSpares::new(cluster_len, 16 * cluster_len);
+            for length in [1, step, cluster_len / 2 + 1, cluster_len - 1, cluster_len] {
+                let mut memory = spares.take(length);
+                let room = memory.len();
+                assert!((length..length + step).contains(&room) && room <= cluster_len);
+                memory.fill(7);
+                spares.give_back(memory);
+                assert_eq!(spares.take(length), vec![7; room]);
+                assert_eq!(spares.take(length), vec![0; room]);
+            }
+        }
+    }
+
+    #[test]
+    fn memory_of_other_sizes_and_too_much_of_it_is_not_kept() {
+        let spares = ClusterSpares::new(1 << 16, 2 << 16);
+        for length in [0, 1, 4095, 4097, (1 << 16) + 1, (1 << 16) + 4096] {
+            spares.give_back(vec![7; length]);
+        }
+        for _ in 0..5 {
+            spares.give_back(vec![7; 1 << 16]);
+        }
+        let first_bytes: Vec<_> = (0..4).map(|_| spares.take(1 << 16)[0]).collect();
+        assert_eq!(first_bytes, [7, 7, 0, 0]);
+        assert_eq!(spares.take(4096), vec![0; 4096]);
+    }
+}

@@ -24,16 +24,28 @@ fn frame_in_blocks(bytes: &[u8], block: usize, level: i32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What is decoded; twice, since nothing may come from what was in the memory before.
+/// What is decoded; several times, since nothing may come from what was in the memory before, nor
+/// depend on how much there is behind what is asked for.
 fn decode(stream: &[u8], length: usize, reach: usize) -> Result<Vec<u8>, Fault> {
     let mut decoder = Decoder::new();
-    let [first, second] = [0xee, 0x11].map(|byte| {
-        let mut output = vec![byte; length];
-        let done = decoder.decode(stream, &mut output, reach)?;
+    let mut decode = |byte, room| {
+        let mut output = vec![byte; room];
+        let done = decoder.decode(stream, length, &mut output, reach)?;
         output.truncate(done);
         Ok(output)
-    });
-    assert_eq!(first, second);
+    };
+    let first = decode(0xee, length);
+    assert_eq!(first, decode(0x11, length));
+    assert_eq!(first, decode(0xee, length + 100));
+    for room in [reach, reach + 1, reach + 40, reach.midpoint(length)] {
+        if reach <= room && room < length {
+            let fits = |mut bytes: Vec<u8>| {
+                bytes.truncate(room);
+                bytes
+            };
+            assert_eq!(first.clone().map(fits), decode(0x11, room), "{reach} {room} {length}");
+        }
+    }
     first
 }
 
@@ -210,14 +222,17 @@ fn a_decoder_takes_nothing_from_one_frame_into_the_next() {
     for _ in 0..2 {
         for bytes in [&first, &second] {
             let output = &mut output[..bytes.len()];
-            assert_eq!(decoder.decode(&frame(bytes, 3), output, bytes.len()), Ok(bytes.len()));
+            assert_eq!(
+                decoder.decode(&frame(bytes, 3), bytes.len(), output, bytes.len()),
+                Ok(bytes.len())
+            );
             assert_eq!(output, bytes);
         }
     }
     // A block with the codes of the one before, where there is none: coded as before, one stream.
     let mut output = [0; 10];
     let stream = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 10, 0x25, 0, 0, 0xa3, 0x40, 0, 0x80, 0];
-    assert_eq!(decoder.decode(&stream, &mut output, 10), Err(Fault::Table));
+    assert_eq!(decoder.decode(&stream, output.len(), &mut output, 10), Err(Fault::Table));
 }
 
 #[test]
