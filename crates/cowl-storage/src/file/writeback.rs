@@ -26,6 +26,9 @@ use rustix::io::Errno;
 /// New bytes that are handed on together: long runs for the disk, and little left for a barrier.
 const STEP: u64 = 16 << 20;
 
+/// The first ones, so that the disk has something to do soon; then twice as many, up to a step.
+const FIRST: u64 = 2 << 20;
+
 /// Bytes before the end that stay back.
 const BACK: u64 = 1 << 20;
 
@@ -122,7 +125,7 @@ impl Progress {
         }
         self.end.fetch_max(end, Ordering::Relaxed);
         let before = self.written.fetch_add(length, Ordering::Relaxed);
-        if before / STEP == (before + length) / STEP {
+        if times_due(before) == times_due(before + length) {
             return None;
         }
         let until = self.end.load(Ordering::Relaxed).saturating_sub(BACK);
@@ -131,21 +134,41 @@ impl Progress {
     }
 }
 
+/// How many times bytes became due to be handed on, when `written` new ones were written.
+fn times_due(written: u64) -> u64 {
+    match (written / FIRST).checked_ilog2() {
+        None => 0,
+        Some(doublings) if written < STEP => u64::from(doublings) + 1,
+        Some(_) => u64::from((STEP / FIRST).ilog2()) + written / STEP,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rustix::io::Errno;
 
-    use super::{BACK, Early, Progress, STEP};
+    use super::{BACK, Early, FIRST, Progress, STEP, times_due};
 
     #[test]
     fn new_bytes_are_handed_on_once_and_old_ones_never() {
         let progress = Progress::new(STEP);
         assert_eq!(progress.wrote(0, STEP), None);
-        assert_eq!(progress.wrote(STEP, STEP - 1), None);
-        assert_eq!(progress.wrote(2 * STEP - 1, 1), Some(STEP..2 * STEP - BACK));
+        assert_eq!(progress.wrote(STEP, STEP), Some(STEP..2 * STEP - BACK));
+        assert_eq!(progress.wrote(2 * STEP, STEP - 1), None);
+        let rest = 2 * STEP - BACK..3 * STEP - BACK;
+        assert_eq!(progress.wrote(3 * STEP - 1, 1), Some(rest));
         // Handed on already.
         assert_eq!(progress.wrote(STEP, STEP / 2), None);
-        assert_eq!(progress.wrote(2 * STEP, STEP), Some(2 * STEP - BACK..3 * STEP - BACK));
+        assert_eq!(progress.wrote(3 * STEP, STEP), Some(3 * STEP - BACK..4 * STEP - BACK));
+    }
+
+    #[test]
+    fn the_first_bytes_go_soon_and_then_more_at_a_time() {
+        let due: Vec<_> = (1..=4 * STEP / FIRST)
+            .filter(|n| times_due(n * FIRST - 1) < times_due(n * FIRST))
+            .collect();
+        assert_eq!(due, [1, 2, 4, 8, 16, 24, 32]);
+        assert!(due.iter().all(|n| times_due(n * FIRST - 1) + 1 == times_due(n * FIRST)));
     }
 
     #[test]
@@ -154,9 +177,9 @@ mod tests {
         let block = 4096;
         let due: Vec<_> =
             (0..2 * STEP / block).filter_map(|n| progress.wrote(n * 16 * block, block)).collect();
-        assert_eq!(due.len(), 2);
+        assert_eq!(due.len(), 5);
         assert_eq!(due[0].start, 0);
-        assert_eq!(due[0].end, due[1].start);
+        assert!(due.is_sorted_by(|one, next| one.end == next.start));
     }
 
     #[test]
