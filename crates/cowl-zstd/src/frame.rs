@@ -25,9 +25,9 @@ impl Decoder {
         Self { literals: Literals::new(), sequences: Sequences::new() }
     }
 
-    /// Decodes the frame that `stream` begins with, which has `length` bytes of content (less than 2
-    /// GiB), to the start of `output`, until that has `reach` bytes at least or is full. Returns how
-    /// many it has. Bytes behind them may have changed, also where this fails.
+    /// Decodes the frame that `stream` begins with, which has `length` bytes of content (less than
+    /// 2 GiB), to the start of `output`, until that has `reach` bytes at least or is full. Returns
+    /// how many it has. Bytes behind them may have changed, also where this fails.
     ///
     /// What the frame says behind that place is not looked at, nor whether it is sound. Where there
     /// is room for all of it, a `reach` of more than the length has all of it looked at.

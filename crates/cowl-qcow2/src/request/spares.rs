@@ -1,6 +1,6 @@
 //! Contexts and buffers kept for the next cluster.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Things that are costly to make, as many as were ever in use at once and no more than a maximum.
 pub(crate) struct Spares<T> {
@@ -28,9 +28,11 @@ impl<T> Spares<T> {
 /// Memory for clusters and for the first bytes of clusters, in sizes of up to a cluster: who needs
 /// a part of one takes, and keeps, little more than that.
 pub(crate) struct ClusterSpares {
-    /// Those of one step, of two, and so on.
-    by_steps: Vec<Spares<Vec<u8>>>,
+    /// Those of one step, of two, and so on; empty until there are some.
+    by_steps: Mutex<Vec<Vec<Vec<u8>>>>,
     step: usize,
+    cluster_len: usize,
+    bytes_max: usize,
 }
 
 impl ClusterSpares {
@@ -41,29 +43,35 @@ impl ClusterSpares {
     pub(crate) fn new(cluster_len: usize, bytes_max: usize) -> Self {
         const SECTOR: usize = 512;
         let step = (cluster_len / Self::SIZES).max(SECTOR);
-        let sizes = cluster_len / step;
-        let spares = |steps| {
-            let share = if steps == sizes { bytes_max } else { bytes_max / sizes };
-            Spares::new(share / (steps * step))
-        };
-        Self { by_steps: (1..=sizes).map(spares).collect(), step }
+        Self { by_steps: Mutex::default(), step, cluster_len, bytes_max }
     }
 
     /// At least `length` bytes of memory, at most a cluster as `length` is, with anything in it.
     pub(crate) fn take(&self, length: usize) -> Vec<u8> {
         let steps = length.div_ceil(self.step).max(1);
-        let kept = self.by_steps.get(steps - 1).and_then(Spares::take);
+        let kept = self.lock().get_mut(steps - 1).and_then(Vec::pop);
         kept.unwrap_or_else(|| vec![0; steps * self.step])
     }
 
     /// Keeps `memory` if it has one of the sizes.
     pub(crate) fn give_back(&self, memory: Vec<u8>) {
-        let steps = memory.len() / self.step;
-        if steps * self.step == memory.len()
-            && let Some(spares) = steps.checked_sub(1).and_then(|index| self.by_steps.get(index))
-        {
-            spares.give_back(memory);
+        let length = memory.len();
+        if length == 0 || self.cluster_len < length || !length.is_multiple_of(self.step) {
+            return;
         }
+        let sizes = self.cluster_len / self.step;
+        let share =
+            if length == self.cluster_len { self.bytes_max } else { self.bytes_max / sizes };
+        let mut by_steps = self.lock();
+        by_steps.resize_with(sizes, Vec::new);
+        let kept = &mut by_steps[length / self.step - 1];
+        if kept.len() < share / length {
+            kept.push(memory);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Vec<u8>>>> {
+        self.by_steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
