@@ -89,6 +89,7 @@ fn copy_long(
 fn copy_far(output: &mut [u8], mut to: u32, distance: u32, length: u32) -> Result<(), Fault> {
     let end = to.checked_add(length).ok_or(Fault::Room)?;
     while to < end {
+        // The chunk before this one had room, and this one is read from there or before.
         let Some(chunk) = chunk(output, to - distance) else { return Err(Fault::Sequence) };
         if !put_chunk(output, to, chunk) {
             return copy_near(output, to, distance, end - to);

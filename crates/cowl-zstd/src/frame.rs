@@ -45,8 +45,8 @@ impl Decoder {
         i32::try_from(length).map_err(|_| Fault::Kind)?;
         let room = length.min(output.len());
         let output = &mut output[..room];
-        // One byte more than there is room for tells that the frame has it.
-        let reach = reach.min(room + 1);
+        // Where all has room, one byte more has the end looked at.
+        let reach = if room < length { reach.min(room) } else { reach.min(length + 1) };
         let mut at = header_length(stream, length)?;
         self.literals.forget();
         self.sequences.forget();

@@ -1,4 +1,5 @@
-//! Tables of finite state entropy coding (RFC 8878, section 4.1).
+//! Finite state entropy coding: how probable symbols are, and the states that follow from that
+//! (RFC 8878, section 4.1).
 
 use crate::Fault;
 use crate::bits::ForwardBits;
@@ -50,6 +51,21 @@ impl State {
     pub(crate) fn width(self) -> u32 {
         u32::from(self.0.to_le_bytes()[1])
     }
+}
+
+/// Numbers from `first` on: as many for each code as its extra bits tell apart.
+pub(crate) const fn numbers<const CODES: usize>(first: u32, extra: &[u8]) -> [State; CODES] {
+    let mut values = [State::new(0, 0); CODES];
+    let single = CODES - extra.len();
+    let mut base = first;
+    let mut code = 0;
+    while code < CODES {
+        let bits = if code < single { 0 } else { extra[code - single] };
+        values[code] = State::new(base, bits);
+        base += 1 << bits;
+        code += 1;
+    }
+    values
 }
 
 /// How probable each symbol is, in shares of a power of two. -1 is a share of less than one, which

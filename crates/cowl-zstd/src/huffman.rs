@@ -2,8 +2,7 @@
 
 use crate::Fault;
 use crate::bits::{BackwardBits, MarkedBits};
-use crate::fse::{Shares, State};
-use crate::states::numbers;
+use crate::fse::{Shares, State, numbers};
 
 /// Bits of the longest code.
 const CODE_MAX: u32 = 11;
@@ -175,13 +174,13 @@ fn put_all(codes: &mut [Code], share: usize, symbols: &[u8], length: u32) {
     }
 }
 
-/// The same where the share is a multiple of `AT_ONCE`.
+/// The same where the share is a multiple of `CHUNK`.
 #[inline(always)]
-fn put<const AT_ONCE: usize>(codes: &mut [Code], share: usize, symbols: &[u8], length: u32) {
+fn put<const CHUNK: usize>(codes: &mut [Code], share: usize, symbols: &[u8], length: u32) {
     for (codes, &symbol) in codes.chunks_exact_mut(share).zip(symbols) {
         let code = Code::from_le_bytes([length.to_le_bytes()[0], symbol]);
-        for codes in codes.as_chunks_mut::<AT_ONCE>().0 {
-            *codes = [code; AT_ONCE];
+        for chunk in codes.as_chunks_mut::<CHUNK>().0 {
+            *chunk = [code; CHUNK];
         }
     }
 }

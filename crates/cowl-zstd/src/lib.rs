@@ -13,7 +13,7 @@
 //! | `huffman`   | their codes                                  | 4.2                |
 //! | `sequences` | the copies                                   | 3.1.1.3.2, 3.1.1.4 |
 //! | `states`    | the codes of lengths and offsets             | 3.1.1.3.2.1        |
-//! | `fse`       | how probable codes are                       | 4.1                |
+//! | `fse`       | how probable codes are, and their states     | 4.1                |
 //! | `bits`      | streams, from their ends                     | 4.1                |
 //! | `copy`      | copies of a few bytes                        |                    |
 //!

@@ -2,7 +2,7 @@
 //! (RFC 8878, sections 3.1.1.3.2.1 and 3.1.1.3.2.2).
 
 use crate::Fault;
-use crate::fse::{Shares, State};
+use crate::fse::{Shares, State, numbers};
 
 /// The states of one kind of code.
 pub(crate) struct Table<const STATES: usize> {
@@ -104,21 +104,6 @@ pub(crate) const OFFSETS: Kind = Kind {
 const LITERAL_EXTRA: [u8; 20] = [1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 const MATCH_EXTRA: [u8; 21] =
     [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-
-/// Numbers from `first` on: as many for each code as its extra bits tell apart.
-pub(crate) const fn numbers<const CODES: usize>(first: u32, extra: &[u8]) -> [State; CODES] {
-    let mut values = [State::new(0, 0); CODES];
-    let single = CODES - extra.len();
-    let mut base = first;
-    let mut code = 0;
-    while code < CODES {
-        let bits = if code < single { 0 } else { extra[code - single] };
-        values[code] = State::new(base, bits);
-        base += 1 << bits;
-        code += 1;
-    }
-    values
-}
 
 /// As many extra bits as the code says, below a bit that is set.
 const fn offsets() -> [State; 32] {

@@ -52,6 +52,7 @@ impl Run {
         guest: GuestOffset,
         geometry: Geometry,
     ) -> Self {
+        // As most clusters are.
         let ClusterMapping::Data { host } = mapping else {
             return Self::in_special_cluster(mapping, is_sole_owner, guest, geometry);
         };
@@ -60,7 +61,7 @@ impl Run {
         Self { length, kind: RunKind::Data { host: host + skip }, is_sole_owner }
     }
 
-    /// The same; most clusters hold data, all of it.
+    /// The same for a cluster that is not all data.
     #[inline(never)]
     fn in_special_cluster(
         mapping: ClusterMapping,

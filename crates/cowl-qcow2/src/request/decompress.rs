@@ -81,8 +81,9 @@ impl Decompressor {
     }
 
     /// The cluster that `stream` begins with: its first `reach` bytes, and as many more as are no
-    /// more work and have room in `output`, whose memory is used. That is made longer where it is
-    /// shorter than [`room_for`](Self::room_for) these bytes.
+    /// more work and have room in the memory of `output`, which is made longer where it has to be:
+    /// for [`room_for`](Self::room_for) these bytes, or for a cluster where only a library reads
+    /// the stream.
     pub(crate) fn decompress(
         &self,
         stream: &[u8],
@@ -108,7 +109,9 @@ impl Decompressor {
 
     fn unzstd(&self, stream: &[u8], reach: usize, mut output: Vec<u8>) -> Result<Decoded, Fault> {
         if reach < self.cluster_len {
-            output.resize(output.len().clamp(reach, self.cluster_len), 0);
+            if output.len() < reach {
+                output.resize(output.capacity().clamp(reach, self.cluster_len), 0);
+            }
             let mut decoder = self.zstd_first.take().unwrap_or_default();
             let first = decoder.decode(stream, self.cluster_len, &mut output, reach);
             self.zstd_first.give_back(decoder);

@@ -26,7 +26,8 @@ use rustix::io::Errno;
 /// New bytes that are handed on together: long runs for the disk, and little left for a barrier.
 const STEP: u64 = 16 << 20;
 
-/// The first ones, so that the disk has something to do soon; then twice as many, up to a step.
+/// Before the first step they go when there are so many, so that the disk has something to do soon,
+/// and each time there are twice as many.
 const FIRST: u64 = 2 << 20;
 
 /// Bytes before the end that stay back.

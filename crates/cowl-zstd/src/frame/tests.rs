@@ -37,8 +37,9 @@ fn decode(stream: &[u8], length: usize, reach: usize) -> Result<Vec<u8>, Fault> 
     let first = decode(0xee, length);
     assert_eq!(first, decode(0x11, length));
     assert_eq!(first, decode(0xee, length + 100));
-    for room in [reach, reach + 1, reach + 40, reach.midpoint(length)] {
-        if reach <= room && room < length {
+    for room in [0, reach / 2, reach, reach + 1, reach + 40, reach.midpoint(length)] {
+        // Where less has room than is asked for, less is looked at.
+        if room < length && (reach <= room || first.is_ok()) {
             let fits = |mut bytes: Vec<u8>| {
                 bytes.truncate(room);
                 bytes
@@ -233,6 +234,21 @@ fn a_decoder_takes_nothing_from_one_frame_into_the_next() {
     let mut output = [0; 10];
     let stream = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 10, 0x25, 0, 0, 0xa3, 0x40, 0, 0x80, 0];
     assert_eq!(decoder.decode(&stream, output.len(), &mut output, 10), Err(Fault::Table));
+}
+
+#[test]
+fn nothing_is_looked_at_behind_what_has_room() {
+    // 20 bytes, of which a raw block has 10, and nothing follows.
+    let stream = [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, 20, 0x50, 0, 0][..], &[7; 10]].concat();
+    let mut decoder = Decoder::new();
+    let mut output = [0; 20];
+    for (room, reach) in [(10, 10), (10, 11), (9, 10), (10, usize::MAX), (0, 5), (0, 0)] {
+        let result = decoder.decode(&stream, 20, &mut output[..room], reach);
+        assert_eq!(result, Ok(room.min(10)), "{room}, {reach}");
+    }
+    assert_eq!(decoder.decode(&stream, 20, &mut output, 11), Err(Fault::Short));
+    assert_eq!(decoder.decode(&stream, 20, &mut output[..11], 11), Err(Fault::Short));
+    assert_eq!(decoder.decode(&frame(&[], 3), 0, &mut [], 1), Ok(0));
 }
 
 #[test]
