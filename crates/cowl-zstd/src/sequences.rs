@@ -82,9 +82,9 @@ impl Sequences {
             tables.offsets.read(modes >> 4, &OFFSETS, section, &mut body)?;
             tables.match_lengths.read(modes >> 2, &MATCH_LENGTHS, section, &mut body)?;
             let bits = BackwardBits::new(frame, start + body, end)?;
-            let before = u32::try_from(done).map_err(|_| Fault::Room)?;
+            let before = position(done)?;
             // More than the block may have is not wanted: it is refused below.
-            let wanted = u32::try_from(reach.min(place.end + 1)).map_err(|_| Fault::Room)?;
+            let wanted = position(reach.min(place.end + 1))?;
             let recent = &mut self.recent;
             let progress =
                 run_coded(tables, recent, bits, count, literals.all(), output, before, wanted)?;
@@ -92,26 +92,17 @@ impl Sequences {
             if literals.length() < taken {
                 return Err(Fault::Sequence);
             }
-            if place.end < done {
-                return Err(Fault::Room);
-            }
         } else if body != section.len() {
             return Err(Fault::Block);
         }
         if done < reach {
             // What no sequence took.
-            let rest = &literals.all()[taken..literals.length()];
-            let start = done;
-            done += rest.len();
-            if place.end < done {
-                return Err(Fault::Room);
-            }
-            let end = done.min(output.len());
-            if let Some(room) = output.get_mut(start..end) {
-                room.copy_from_slice(&rest[..room.len()]);
-            }
+            let rest = literals.length() - taken;
+            let (from, to) = (position(taken)?, position(done)?);
+            copy_literals(literals.all(), from, output, to, position(rest)?)?;
+            done += rest;
         }
-        Ok(done)
+        (done <= place.end).then_some(done).ok_or(Fault::Room)
     }
 }
 
@@ -223,6 +214,11 @@ fn distance(recent: &mut Recent, value: u32, literal_length: u32) -> u32 {
     let third_now = select_unpredictable(which < 2, third, second);
     *recent = [distance, second_now, third_now];
     distance
+}
+
+/// A place in the content or among the literals.
+fn position(place: usize) -> Result<u32, Fault> {
+    u32::try_from(place).map_err(|_| Fault::Room)
 }
 
 /// The number of sequences, and the bytes that it takes.
