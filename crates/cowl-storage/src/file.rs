@@ -14,6 +14,7 @@ mod around;
 mod barrier;
 mod direct;
 mod open_file;
+mod opening;
 mod options;
 mod space;
 mod storage;
@@ -21,7 +22,8 @@ mod transfer;
 mod writeback;
 
 pub(crate) use barrier::Barriers;
-pub(crate) use open_file::{FileKind, OpenFile, join};
+pub(crate) use open_file::{OpenFile, join};
+pub(crate) use opening::FileKind;
 pub use options::{Access, Caching, Existence, FileKinds, FileOptions};
 pub use storage::FileStorage;
 pub use writeback::Writeback;

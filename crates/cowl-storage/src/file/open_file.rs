@@ -11,24 +11,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_lock::{RwLock, RwLockReadGuard};
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{FileType, SeekFrom};
 use rustix::io::Errno;
 
 use super::around::Around;
 use super::direct::Direct;
+use super::opening::{FileKind, is_emptied, kind_of, open_fd, refuse_special};
 use super::space::{self, Refused};
 use super::writeback::Early;
 use super::{Access, Barriers, Caching, Existence, FileKinds, FileOptions, Writeback, transfer};
 use crate::{Capabilities, FileIdentity, IoBuffer, LockMode, Operation, StorageError, lock};
-
-/// What kind of file it is, as far as the operations differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileKind {
-    Regular,
-    BlockDevice,
-    /// `/dev/null` and its like: nothing stored, nothing to make durable.
-    Character,
-}
 
 /// An open file.
 pub(crate) struct OpenFile {
@@ -360,63 +352,6 @@ pub(crate) fn join(buffers: &[IoBuffer]) -> IoBuffer {
         rest = after;
     }
     joined
-}
-
-fn open_fd(path: &Path, options: FileOptions) -> Result<OwnedFd, Errno> {
-    // Opening a FIFO would wait for its other end.
-    if let Ok(facts) = rustix::fs::stat(path) {
-        kind_of(FileType::from_raw_mode(facts.st_mode))?;
-    }
-    let mut flags = OFlags::CLOEXEC | OFlags::NOCTTY;
-    flags |= match options.access {
-        Access::ReadOnly => OFlags::RDONLY,
-        Access::ReadWrite => OFlags::RDWR,
-    };
-    flags |= match options.existence {
-        Existence::MustExist => OFlags::empty(),
-        // Never O_TRUNC: the file is not ours before the lock is held.
-        Existence::CreateOrKeep | Existence::CreateOrEmpty => OFlags::CREATE,
-        Existence::MustBeNew => OFlags::CREATE | OFlags::EXCL,
-    };
-    flags |= match options.caching {
-        Caching::PageCache | Caching::LargeWritesDirect => OFlags::empty(),
-        Caching::Direct => OFlags::DIRECT,
-    };
-    if options.kinds == FileKinds::RegularOnly {
-        // A FIFO put there meanwhile must not make us wait; regular files do not care.
-        flags |= OFlags::NONBLOCK;
-    }
-    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    loop {
-        match rustix::fs::open(path, flags, mode) {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
-}
-
-/// Whatever was opened, it is looked at now: a name can be exchanged, an open file cannot.
-fn refuse_special(fd: &OwnedFd) -> Result<(), std::io::Error> {
-    let facts = rustix::fs::fstat(fd)?;
-    match FileType::from_raw_mode(facts.st_mode) {
-        FileType::RegularFile => Ok(()),
-        FileType::Directory => Err(Errno::ISDIR.into()),
-        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")),
-    }
-}
-
-fn is_emptied(options: FileOptions) -> bool {
-    options.existence == Existence::CreateOrEmpty
-}
-
-fn kind_of(file_type: FileType) -> Result<FileKind, Errno> {
-    match file_type {
-        FileType::RegularFile => Ok(FileKind::Regular),
-        FileType::BlockDevice => Ok(FileKind::BlockDevice),
-        FileType::CharacterDevice => Ok(FileKind::Character),
-        FileType::Directory => Err(Errno::ISDIR),
-        _ => Err(Errno::SPIPE),
-    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub enum FileKinds {
 
 /// How [`FileStorage::open`](crate::FileStorage::open) opens a file.
 ///
+/// Reading does not change the file's time of access where the user owns the file (`O_NOATIME`).
+///
 /// Start from one of the four constructors and change single fields:
 /// `FileOptions { caching: Caching::Direct, ..FileOptions::read_only() }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

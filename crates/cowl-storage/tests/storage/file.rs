@@ -1,6 +1,8 @@
 //! `FileStorage` against a model, at the ends of files, and when the host says no.
 
+use std::fs::FileTimes;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
 
 use crate::common::{
     NEW, NEW_DIRECT, Step, at, bytes, file_with, read, scratch, scratch_in, skip, wait, write,
@@ -42,6 +44,27 @@ proptest! {
         let scratch = scratch();
         let storage = FileStorage::open(&scratch.path, NEW_DIRECT).unwrap();
         wait(crate::common::check_against_model(&storage, &steps));
+    }
+}
+
+#[test]
+fn reading_leaves_the_time_of_access_alone() {
+    let scratch = scratch();
+    std::fs::write(&scratch.path, [7; 4096]).unwrap();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let accessed = || std::fs::metadata(&scratch.path).unwrap().accessed().unwrap();
+    let file = std::fs::File::options().write(true).open(&scratch.path).unwrap();
+    file.set_times(FileTimes::new().set_accessed(long_ago)).unwrap();
+    for caching in [Caching::PageCache, Caching::LargeWritesDirect, Caching::Direct] {
+        for options in [FileOptions::read_only(), FileOptions::read_write()] {
+            let storage = FileStorage::open(&scratch.path, FileOptions { caching, ..options });
+            assert_eq!(wait(read(&storage.unwrap(), 0, 4096)).unwrap().0, [7; 4096]);
+            assert_eq!(accessed(), long_ago, "{caching:?} {:?}", options.access);
+        }
+    }
+    std::fs::read(&scratch.path).unwrap();
+    if accessed() == long_ago {
+        skip("this file system keeps no times of access");
     }
 }
 
