@@ -10,7 +10,7 @@ use crate::options::Options;
 use crate::process;
 use crate::raw_copy::{Copy, copy};
 use crate::readers::walk_step;
-use crate::row::{Bar, Contender, Group, Row, Sample, Unit};
+use crate::row::{Bar, CLOSE, Contender, Group, Row, Sample, Unit};
 use crate::sys;
 
 const NO_CONVERT: &str = "the library has no convert";
@@ -135,7 +135,7 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
     group.repeat_max = 3;
     if matches!(kind, Kind::Plain) {
         // A second each, most of it the disk's, whose speed changes from one to the next.
-        (group.repeat_times, group.repeat_max) = (3, 9);
+        (group.repeat_times, group.repeat_max) = (CLOSE, 9);
     }
     group.prepare = Box::new(move |fixtures| warm(&kind.source(fixtures)?));
     match kind {

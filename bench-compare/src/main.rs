@@ -13,6 +13,7 @@ mod job_rows;
 mod measure;
 mod offsets;
 mod options;
+mod own_memory;
 mod process;
 mod raw_copy;
 mod read_rows;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 
 use crate::fixtures::Fixtures;
 use crate::options::{Child, Options};
+use crate::own_memory::OwnMemory;
 use crate::report::Report;
 use crate::row::Group;
 
@@ -68,7 +70,10 @@ fn run(options: &Options) -> Result<(), String> {
         if 1 < options.runs {
             println!("\nrun {number} of {}\n", options.runs);
         }
+        let file = fixtures.path("memory.fill");
+        let memory = options.fill_memory.then(|| OwnMemory::fill(file)).transpose()?;
         let report = run_once(options, &fixtures)?;
+        drop(memory);
         report.print();
         reports.push(report);
         // What is measured is not lost if a later run is.

@@ -16,6 +16,7 @@ bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
   --runs N         the whole table so many times; then the worst of each row (1)
   --sample MS      length of one sample of reading (700)
   --quick          small images, short samples, 1 repetition: to see that everything works
+  --fill-memory    fill the page cache first, for virtual machines whose host takes free memory back
   --dir DIR        keep the images here, and use those that are here (a temporary folder)
   --json FILE      write all samples as JSON
   --svg FILE       draw the ratios and their bars
@@ -33,6 +34,8 @@ pub(crate) struct Options {
     /// How long one sample of reading lasts, the warm-up not counted.
     pub(crate) sample: Duration,
     pub(crate) quick: bool,
+    /// Whether all memory is used before the first sample.
+    pub(crate) fill_memory: bool,
     pub(crate) folder: Option<PathBuf>,
     pub(crate) json: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
@@ -62,6 +65,7 @@ impl Options {
             runs: 1,
             sample: Duration::from_millis(700),
             quick: false,
+            fill_memory: false,
             folder: None,
             json: None,
             svg: None,
@@ -96,6 +100,7 @@ impl Options {
                     (options.quick, options.repeat) = (true, 1);
                     options.sample = Duration::from_millis(200);
                 }
+                "--fill-memory" => options.fill_memory = true,
                 "--dir" => options.folder = Some(value()?.into()),
                 "--json" => options.json = Some(value()?.into()),
                 "--svg" => options.svg = Some(value()?.into()),
@@ -124,6 +129,7 @@ impl Options {
             (self.repeat == 0, "--repeat needs at least 1"),
             (self.runs == 0, "--runs needs at least 1"),
             (self.scale && self.runs != 1, "--runs has no meaning for scale"),
+            (self.scale && self.fill_memory, "--fill-memory has no meaning for scale"),
             (
                 self.scale && self.contenders != Contender::ALL,
                 "scale measures cowl alone: --contenders has no meaning there",

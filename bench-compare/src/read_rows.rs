@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::fixtures::{Fixtures, warm};
 use crate::options::Options;
 use crate::readers::{self, Order, Reading};
-use crate::row::{Bar, Contender, Group, Row, Sample, Unit};
+use crate::row::{Bar, CLOSE, Contender, Group, Row, Sample, Unit};
 
 /// Which image, and how it is read.
 #[derive(Clone, Copy)]
@@ -32,9 +32,6 @@ impl Plan {
         Ok(Reading { image, size, order, depth, threads, direct, sample })
     }
 }
-
-/// How many times as often rows are sampled in which raw and cowl are a few hundredths apart.
-const CLOSE: usize = 3;
 
 const PLAIN: Plan = Plan {
     image: Fixtures::plain,

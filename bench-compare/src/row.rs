@@ -98,13 +98,17 @@ pub(crate) type Work = Box<dyn Fn(&Fixtures) -> Sample>;
 /// Something around the samples of a group.
 pub(crate) type Step = Box<dyn Fn(&Fixtures) -> Result<(), String>>;
 
+/// How many times as often groups are sampled in which cowl's bar is a few hundredths from what it
+/// does, or whose samples differ by more than that.
+pub(crate) const CLOSE: usize = 3;
+
 /// Rows that one piece of work fills.
 pub(crate) struct Group {
     pub(crate) rows: Vec<Row>,
     pub(crate) work: Vec<(Contender, Work)>,
     /// Work that takes minutes is repeated less often.
     pub(crate) repeat_max: usize,
-    /// Contenders that differ by less than one sample from the next are sampled more often.
+    /// See [`CLOSE`].
     pub(crate) repeat_times: usize,
     /// Runs once before the first sample.
     pub(crate) prepare: Step,

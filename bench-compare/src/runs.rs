@@ -56,8 +56,9 @@ pub(crate) fn print_worst(reports: &[Report]) {
 pub(crate) fn write_json(reports: &[Report], options: &Options) -> Result<(), String> {
     let Some(path) = &options.json else { return Ok(()) };
     let runs: Vec<Value> = reports.iter().map(Report::json).collect();
-    let text = serde_json::to_string_pretty(&json!({ "quick": options.quick, "runs": runs }));
-    let text = text.map_err(|error| error.to_string())?;
+    let Options { quick, fill_memory, .. } = options;
+    let all = json!({ "quick": quick, "fill_memory": fill_memory, "runs": runs });
+    let text = serde_json::to_string_pretty(&all).map_err(|error| error.to_string())?;
     std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
 }
 

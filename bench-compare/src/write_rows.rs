@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use crate::fixtures::{Fixtures, warm};
 use crate::options::Options;
-use crate::row::{Bar, Contender, Group, Row, Sample, Unit};
+use crate::row::{Bar, CLOSE, Contender, Group, Row, Sample, Unit};
 use crate::writers::{self, Flush, Writing};
 use crate::{process, sys};
 
@@ -48,6 +48,8 @@ struct Plan {
     order: Order,
     flush: Flush,
     base: Base,
+    /// See [`CLOSE`].
+    times: usize,
 }
 
 impl Plan {
@@ -82,6 +84,7 @@ pub(crate) fn groups(options: &Options) -> Vec<Group> {
         order: Order::Walk,
         flush: Flush::AtEnd,
         base: Base::Zeros,
+        times: 1,
     };
     let sequential = Plan {
         key: "write-seq",
@@ -90,6 +93,8 @@ pub(crate) fn groups(options: &Options) -> Vec<Group> {
         count: count(16_384),
         depth: 8,
         order: Order::Sequential,
+        // A gigabyte for the disk each time, whose speed changes from one to the next.
+        times: CLOSE,
         ..random
     };
     let flushed = Plan {
@@ -134,6 +139,7 @@ pub(crate) fn groups(options: &Options) -> Vec<Group> {
 fn group(plan: Plan, title: &str, bars: Vec<Bar>) -> Group {
     let row = Row { key: plan.key, title: title.to_owned(), unit: Unit::PerSecond, bars };
     let mut group = Group::new(vec![row]);
+    group.repeat_times = plan.times;
     group.prepare = Box::new(move |fixtures| {
         if plan.base == Base::Backing {
             // Nobody shall be the one who reads it from the disk.
