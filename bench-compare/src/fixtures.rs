@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::options::Options;
+use crate::own_memory::OwnMemory;
 use crate::{cowl_program, process, sys};
 
 /// Where the images are.
@@ -42,6 +43,7 @@ pub(crate) struct Fixtures {
     pub(crate) qemu_img: PathBuf,
     data_bytes: u64,
     pub(crate) huge_bytes: u64,
+    memory: Option<OwnMemory>,
 }
 
 impl Fixtures {
@@ -51,6 +53,7 @@ impl Fixtures {
             Some(path) => path.clone(),
             None => cowl_program::build()?,
         };
+        let memory = options.fill_memory.then(|| OwnMemory::new(folder.path("memory.fill")));
         Ok(Self {
             folder,
             cowl,
@@ -58,6 +61,7 @@ impl Fixtures {
             qemu_img: PathBuf::from("qemu-img"),
             data_bytes: options.data_bytes(),
             huge_bytes: options.huge_bytes(),
+            memory: memory.transpose()?,
         })
     }
 
@@ -68,6 +72,13 @@ impl Fixtures {
 
     pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).to_string_lossy().into_owned()
+    }
+
+    /// Makes the machine ready for a sample that writes: nobody shall be slowed down by what the one
+    /// before still has to write, nor by memory that the host has taken back since.
+    pub(crate) fn settle(&self) -> Result<(), String> {
+        sys::sync();
+        self.memory.as_ref().map_or(Ok(()), OwnMemory::fill)
     }
 
     /// Makes `name` with qemu-img unless it is there.

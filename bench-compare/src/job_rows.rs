@@ -11,7 +11,6 @@ use crate::process;
 use crate::raw_copy::{Copy, copy};
 use crate::readers::walk_step;
 use crate::row::{Bar, CLOSE, Contender, Group, Row, Sample, Unit};
-use crate::sys;
 
 const NO_CONVERT: &str = "the library has no convert";
 const NO_COMPRESSION: &str = "does not write compressed clusters";
@@ -72,12 +71,11 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// Removes what an earlier repetition left; nobody shall be slowed down by it.
-fn remove(path: &Path) {
+fn remove(fixtures: &Fixtures, path: &Path) -> Result<(), String> {
     if path.exists() {
         fs::remove_file(path).ok();
     }
-    // Nor by what it still has to write.
-    sys::sync();
+    fixtures.settle()
 }
 
 #[derive(Clone, Copy)]
@@ -144,7 +142,7 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
     }
     group.add(Contender::Qemu, move |fixtures| {
         let target = target(fixtures, key, Contender::Qemu);
-        remove(&target);
+        remove(fixtures, &target)?;
         let mut arguments = kind.arguments(&kind.source(fixtures)?, &target);
         // What its users are told to add where there is work for more than one core.
         if !matches!(kind, Kind::Plain) {
@@ -152,7 +150,7 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
         }
         // It flushes nothing unless asked: the same run counts in two rows.
         let default = seconds(&fixtures.qemu_img, &arguments)?;
-        remove(&target);
+        remove(fixtures, &target)?;
         arguments.splice(1..1, words("-t writeback"));
         let durable = seconds(&fixtures.qemu_img, &arguments)?;
         Ok([default.clone(), default, durable].concat())
@@ -168,11 +166,11 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
     group.add(Contender::Cowl, move |fixtures| {
         let target = target(fixtures, key, Contender::Cowl);
         let source = kind.source(fixtures)?;
-        remove(&target);
+        remove(fixtures, &target)?;
         let mut arguments = kind.arguments(&source, &target);
         // It flushes unless told not to: the same run counts in two rows.
         let default = seconds(&fixtures.cowl, &arguments)?;
-        remove(&target);
+        remove(fixtures, &target)?;
         arguments.splice(1..1, words("-t unsafe"));
         let alike = seconds(&fixtures.cowl, &arguments)?;
         Ok([default.clone(), alike, default].concat())
@@ -184,16 +182,16 @@ fn convert(keys: [&'static str; 3], title: String, kind: Kind, ratio: f64) -> Gr
 /// The disk's part of a convert that ends with a flush, and the kernel's of one that does not.
 fn by_copying(fixtures: &Fixtures, key: &str) -> Sample {
     let (source, target) = (fixtures.binaries()?, target(fixtures, key, Contender::Raw));
-    remove(&target);
+    remove(fixtures, &target)?;
     let durable = copy(&source, &target, Copy::Durable)?;
-    remove(&target);
+    remove(fixtures, &target)?;
     let alike = copy(&source, &target, Copy::Unflushed)?;
     Ok(vec![durable, alike, durable])
 }
 
 fn by_rqcow2(fixtures: &Fixtures, key: &str, kind: Kind) -> Sample {
     let target = target(fixtures, key, Contender::Qcow2Rs);
-    remove(&target);
+    remove(fixtures, &target)?;
     let (from, to) = kind.formats();
     let source = kind.source(fixtures)?;
     let arguments = [
@@ -252,7 +250,7 @@ fn create() -> Group {
     let mut group = Group::new(vec![row("create", title, Unit::Seconds, 0.33)]);
     let work = |fixtures: &Fixtures, contender: Contender, program: &Path| {
         let target = target(fixtures, "create", contender);
-        remove(&target);
+        remove(fixtures, &target)?;
         let mut arguments = words("create -q -f qcow2 -o preallocation=metadata");
         arguments.push(target.to_string_lossy().into_owned());
         arguments.push(fixtures.huge_bytes.to_string());

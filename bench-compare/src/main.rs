@@ -31,7 +31,6 @@ use std::process::ExitCode;
 
 use crate::fixtures::Fixtures;
 use crate::options::{Child, Options};
-use crate::own_memory::OwnMemory;
 use crate::report::Report;
 use crate::row::Group;
 
@@ -70,10 +69,7 @@ fn run(options: &Options) -> Result<(), String> {
         if 1 < options.runs {
             println!("\nrun {number} of {}\n", options.runs);
         }
-        let file = fixtures.path("memory.fill");
-        let memory = options.fill_memory.then(|| OwnMemory::fill(file)).transpose()?;
         let report = run_once(options, &fixtures)?;
-        drop(memory);
         report.print();
         reports.push(report);
         // What is measured is not lost if a later run is.

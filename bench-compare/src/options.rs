@@ -16,7 +16,7 @@ bench-compare: cowl beside the raw floor, QEMU, imago and qcow2-rs
   --runs N         the whole table so many times; then the worst of each row (1)
   --sample MS      length of one sample of reading (700)
   --quick          small images, short samples, 1 repetition: to see that everything works
-  --fill-memory    fill the page cache first, for virtual machines whose host takes free memory back
+  --fill-memory    leave no memory free before each write, where a host takes free memory back
   --dir DIR        keep the images here, and use those that are here (a temporary folder)
   --json FILE      write all samples as JSON
   --svg FILE       draw the ratios and their bars
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// How long one sample of reading lasts, the warm-up not counted.
     pub(crate) sample: Duration,
     pub(crate) quick: bool,
-    /// Whether all memory is used before the first sample.
+    /// Whether the page cache has all memory before each sample that writes.
     pub(crate) fill_memory: bool,
     pub(crate) folder: Option<PathBuf>,
     pub(crate) json: Option<PathBuf>,

@@ -1,36 +1,48 @@
 //! Memory that is the machine's own.
 //!
 //! A virtual machine whose host takes free memory back pays for each page that it uses again, up to
-//! a second for a gigabyte: more than what writing it costs, and whoever's turn it is pays. A page
-//! cache without free memory takes a page from a file that nobody reads, at a cost that hardly
+//! two seconds for a gigabyte: more than what writing it costs, and whoever's turn it is pays. A
+//! page cache without free memory takes a page from a file that nobody reads, at a cost that hardly
 //! changes.
 
+use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 /// Keeps the machine's free memory in its page cache until it is dropped.
 pub(crate) struct OwnMemory {
-    file: PathBuf,
+    path: PathBuf,
+    /// A file without content: only its place in the page cache counts.
+    file: File,
+    left: Cell<u64>,
 }
 
 impl OwnMemory {
-    /// Reads a file without content, as long as there is free memory.
-    pub(crate) fn fill(file: PathBuf) -> Result<Self, String> {
+    pub(crate) fn new(path: PathBuf) -> Result<Self, String> {
+        // Longer than what is ever read of it, shorter than what file systems refuse.
+        const LENGTH: u64 = 8 << 40;
+        let file = File::create(&path)
+            .and_then(|file| file.set_len(LENGTH))
+            .and_then(|()| File::open(&path))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self { path, file, left: Cell::new(LENGTH) })
+    }
+
+    /// Reads on in the file, as much as there is free memory.
+    pub(crate) fn fill(&self) -> Result<(), String> {
         let free = free_bytes().ok_or("/proc/meminfo does not say how much memory is free")?;
-        let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-        let memory = Self { file: file.clone() };
-        File::create(&file).and_then(|new| new.set_len(free)).map_err(failed)?;
-        let mut reader = File::open(&file).map_err(failed)?;
-        let mut block = vec![0; 1 << 20];
-        while 0 < reader.read(&mut block).map_err(failed)? {}
-        Ok(memory)
+        let left = self.left.get().checked_sub(free).ok_or("the file to fill memory is used up")?;
+        self.left.set(left);
+        io::copy(&mut (&self.file).take(free), &mut io::sink())
+            .map(|_| ())
+            .map_err(|error| format!("{}: {error}", self.path.display()))
     }
 }
 
 impl Drop for OwnMemory {
     fn drop(&mut self) {
-        fs::remove_file(&self.file).ok();
+        fs::remove_file(&self.path).ok();
     }
 }
 

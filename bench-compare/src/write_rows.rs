@@ -13,9 +13,9 @@ use std::rc::Rc;
 
 use crate::fixtures::{Fixtures, warm};
 use crate::options::Options;
+use crate::process;
 use crate::row::{Bar, CLOSE, Contender, Group, Row, Sample, Unit};
 use crate::writers::{self, Flush, Writing};
-use crate::{process, sys};
 
 const CLUSTER: u64 = 64 << 10;
 
@@ -217,8 +217,7 @@ fn create(
     }
     arguments.extend([path.as_ref(), size.as_str()]);
     process::run(&fixtures.qemu_img, &arguments)?;
-    // Nobody shall be slowed down by what the one before still has to write.
-    sys::sync();
+    fixtures.settle()?;
     Ok(target)
 }
 
