@@ -23,7 +23,8 @@ use crate::{Error, host};
 /// One L2 table.
 pub struct L2Table {
     host: HostOffset,
-    slice_entries: u32,
+    /// A slice has two to this power entries.
+    slice_bits: u32,
     slices: Box<[OnceCell<L2Slice>]>,
     life: Mutex<Life>,
     charge: Charge,
@@ -44,11 +45,12 @@ impl L2Table {
     fn empty(host: HostOffset, geometry: Geometry, slice_bytes: usize, charge: Charge) -> Self {
         let count = geometry.cluster_len() / slice_bytes;
         let entries = slice_bytes / geometry.l2_entry_len();
+        assert!(entries.is_power_of_two(), "clusters and blocks are powers of two");
         // The empty table has a cost too: an image of many sparse tables must not escape the limit.
         charge.add(size_of::<Self>() + count * size_of::<OnceCell<L2Slice>>());
         Self {
             host,
-            slice_entries: u32::try_from(entries).expect("a slice is at most 2 MiB"),
+            slice_bits: entries.ilog2(),
             slices: (0..count).map(|_| OnceCell::new()).collect(),
             life: Mutex::default(),
             charge,
@@ -68,7 +70,7 @@ impl L2Table {
 
     /// Which slice holds `index`.
     pub(crate) fn slice_number(&self, index: L2Index) -> usize {
-        (index.get() / self.slice_entries) as usize
+        (index.get() >> self.slice_bits) as usize
     }
 
     /// Slice number `number`, which was loaded.
@@ -83,7 +85,7 @@ impl L2Table {
 
     /// The number of the first entry of a slice.
     pub(crate) fn first_of(&self, number: usize) -> L2Index {
-        L2Index::new(u32::try_from(number).expect("few slices") * self.slice_entries)
+        L2Index::new(u32::try_from(number).expect("few slices") << self.slice_bits)
     }
 
     /// Sets an entry of a table that nobody else has yet.
