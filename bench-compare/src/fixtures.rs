@@ -74,8 +74,8 @@ impl Fixtures {
         self.path(name).to_string_lossy().into_owned()
     }
 
-    /// Makes the machine ready for a sample that writes: nobody shall be slowed down by what the one
-    /// before still has to write, nor by memory that the host has taken back since.
+    /// Makes the machine ready for a sample that writes: nobody shall be slowed down by what the
+    /// one before still has to write, nor by memory that the host has taken back since.
     pub(crate) fn settle(&self) -> Result<(), String> {
         sys::sync();
         self.memory.as_ref().map_or(Ok(()), OwnMemory::fill)
