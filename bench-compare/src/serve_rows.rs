@@ -11,7 +11,6 @@ use crate::fixtures::{Fixtures, warm};
 use crate::options::Options;
 use crate::process;
 use crate::row::{Bar, Contender, Group, Row, Unit};
-use crate::sys;
 
 const NO_SERVER: &str = "has no NBD server";
 
@@ -154,7 +153,7 @@ impl Server {
         if !image.exists() {
             std::fs::copy(&source, &image).map_err(|error| error.to_string())?;
         }
-        sys::sync();
+        fixtures.settle()?;
         warm(&image)?;
         let socket = fixtures.path(&format!("serve-{}.socket", contender.name()));
         std::fs::remove_file(&socket).ok();

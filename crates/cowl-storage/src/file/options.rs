@@ -54,7 +54,8 @@ pub enum FileKinds {
 
 /// How [`FileStorage::open`](crate::FileStorage::open) opens a file.
 ///
-/// Reading does not change the file's time of access where the user owns the file (`O_NOATIME`).
+/// Reading does not change the file's time of access (`O_NOATIME`) for the owner of the file and
+/// for root; a server of network files may change it all the same.
 ///
 /// Start from one of the four constructors and change single fields:
 /// `FileOptions { caching: Caching::Direct, ..FileOptions::read_only() }`.
