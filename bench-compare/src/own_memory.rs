@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Keeps the machine's free memory in its page cache.
 pub(crate) struct OwnMemory {
@@ -48,7 +48,7 @@ impl OwnMemory {
 }
 
 impl Filler {
-    fn new(path: &PathBuf) -> Result<Self, String> {
+    fn new(path: &Path) -> Result<Self, String> {
         // Longer than any memory, shorter than what file systems refuse.
         const LENGTH: u64 = 1 << 40;
         let failed = |error: io::Error| format!("{}: {error}", path.display());
